@@ -23,7 +23,11 @@ from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.weightless import file_bytes
-from netadapt_onnx.surgery.channel_counts import (
+from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import MEASURED, select
+from netadapt_onnx.surgery.cut import KeptIndices
+from netadapt_onnx.surgery.kept_counts import (
     at_counts,
     at_ratio,
     checked_ratio,
@@ -31,10 +35,6 @@ from netadapt_onnx.surgery.channel_counts import (
     uniform_cuts,
     within_budget,
 )
-from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
-from netadapt_onnx.surgery.criteria.scores import Criterion
-from netadapt_onnx.surgery.criteria.selection import MEASURED, select
-from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
 from netadapt_onnx.surgery.residual_branches import check_branches, prove_removal, rewired, traced_without

@@ -27,13 +27,10 @@ def parse_amount(resource: str, text: str) -> tuple[float, bool] | None:
     A resource that is not built in takes counts.
     """
     match = re.fullmatch(r"([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-zµ%]*)", text.strip())
-    if match is None:
+    units = {**_UNITS.get(resource, _COUNT), **_SHARES}
+    if match is None or (unit := match[2].lower()) not in units:
         return None
-    unit = match[2].lower()
-    units = _UNITS.get(resource, _COUNT)
-    if unit not in units and unit not in _SHARES:
-        return None
-    value = float(match[1]) * (_SHARES[unit] if unit in _SHARES else units[unit])
+    value = float(match[1]) * units[unit]
     return (value, unit in _SHARES) if math.isfinite(value) else None
 
 

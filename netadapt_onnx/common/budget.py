@@ -72,21 +72,20 @@ def parse_targets(texts: BudgetTexts, resources: Collection[str] = RESOURCES) ->
     A budget with one value holds for every target. Raises NetadaptError as `parse_budgets` does, for values given
     twice, shares mixed with amounts, and counts of values that differ.
     """
-    columns: list[tuple[Budget, ...]] = []
+    columns: list[list[Budget]] = []
     for resource, value in _pairs(texts):
         values: Sequence[str | float] = value.split(",") if isinstance(value, str) else [value]
         column = sorted((_parse(resource, one, resources) for one in values), key=lambda b: -b.value)
         if len({b.relative for b in column}) > 1 or len({b.value for b in column}) < len(column):
             hint = "different values, all shares or all amounts"
             raise NetadaptError(f"budget {resource}={value}", hint=hint, code="budget")
-        columns.append(tuple(column))
+        columns.append(column)
     count = max(map(len, columns), default=0)
     if any(len(column) not in (1, count) for column in columns):
         counts = ", ".join(f"{column[0].resource} has {len(column)}" for column in columns)
         raise NetadaptError(f"budgets with different numbers of values: {counts}", hint="give as many", code="budget")
-    rows = [tuple(column[min(i, len(column) - 1)] for column in columns) for i in range(count)]
     _check([column[0].resource for column in columns])
-    return tuple(rows)
+    return tuple(zip(*(column if len(column) == count else column * count for column in columns), strict=True))
 
 
 def _check(names: Sequence[str]) -> None:
@@ -101,14 +100,13 @@ def _pairs(texts: BudgetTexts) -> list[tuple[str, str | float]]:
     """Resources and their values."""
     if isinstance(texts, Mapping):
         return list(texts.items())
-    return [_split(text) for text in ([texts] if isinstance(texts, str) else texts)]
-
-
-def _split(text: str) -> tuple[str, str]:
-    resource, equals, value = text.partition("=")
-    if not equals:
-        raise NetadaptError(f"budget '{text}' is not RESOURCE=VALUE", hint="e.g. latency=0.6x", code="budget")
-    return resource.strip(), value.strip()
+    pairs: list[tuple[str, str | float]] = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        resource, equals, value = text.partition("=")
+        if not equals:
+            raise NetadaptError(f"budget '{text}' is not RESOURCE=VALUE", hint="e.g. latency=0.6x", code="budget")
+        pairs.append((resource.strip(), value.strip()))
+    return pairs
 
 
 def _parse(resource: str, value: str | float, resources: Collection[str]) -> Budget:
@@ -117,18 +115,11 @@ def _parse(resource: str, value: str | float, resources: Collection[str]) -> Bud
         near = difflib.get_close_matches(resource, list(resources), 1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(resources)}"
         raise NetadaptError(f"unknown resource '{resource}' in a budget", hint=hint, code="budget")
-    if isinstance(value, str):
-        parsed = parse_amount(kind, value)
-        if parsed is None:
-            example = EXAMPLES.get(kind, "1000")
-            raise NetadaptError(
-                f"budget {resource}={value} is not an amount of {kind}",
-                hint=f"write {resource}={example} or {resource}=0.5x",
-                code="budget",
-            )
-        amount, relative = parsed
-    else:
-        amount, relative = float(value), False
+    parsed = parse_amount(kind, value) if isinstance(value, str) else (float(value), False)
+    if parsed is None:
+        hint = f"write {resource}={EXAMPLES.get(kind, '1000')} or {resource}=0.5x"
+        raise NetadaptError(f"budget {resource}={value} is not an amount of {kind}", hint=hint, code="budget")
+    amount, relative = parsed
     if not (math.isfinite(amount) and amount > 0):
         raise NetadaptError(f"budget {resource}={value} is not above zero", code="budget")
     return Budget(resource, amount, relative)

@@ -8,15 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from netadapt_onnx.common.escape import escape, escape_joined
-from netadapt_onnx.common.files import aside
+from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.errors import NetadaptError, is_interruption
 
 Row = Mapping[str, object]
 Spec = dict[str, Any]
-T = TypeVar("T")
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 WIDTH, HEIGHT = 520, 320
@@ -44,9 +43,8 @@ def lines(
     points: bool = True,
 ) -> Spec:
     """Lines, through points that are marked unless not `points`, one per value of `series`."""
-    return layered(
-        rows, title, [{"mark": {"type": "line", "point": points}, "encoding": axes(x, y, series, logarithmic)}]
-    )
+    line = {"mark": {"type": "line", "point": points}, "encoding": axes(x, y, series, logarithmic)}
+    return layered(rows, title, [line])
 
 
 def points_and_lines(
@@ -54,36 +52,21 @@ def points_and_lines(
 ) -> Spec:
     """Measured points with fitted curves over them, in the same axes."""
     encoding = axes(x, y, series, logarithmic)
-    spec = layered([], title, [])
-    spec["layer"] = [
+    layers: list[Spec] = [
         {"data": {"values": list(points)}, "mark": {"type": "point", "opacity": 0.5}, "encoding": encoding},
         {"data": {"values": list(curves)}, "mark": "line", "encoding": encoding},
     ]
-    return spec
+    return layered([], title, layers)
 
 
-def means(rows: Sequence[Row], x: str, y: str, spread: str, *, series: str, title: str) -> Spec:
+def means(rows: Sequence[Mapping[str, Any]], x: str, y: str, spread: str, *, series: str, title: str) -> Spec:
     """Points with bars of one `spread` up and down, joined by lines per `series`."""
     encoding = axes(x, y, series, ())
     low, high = f"{y} - {spread}", f"{y} + {spread}"
-    ends = [
-        {**row, low: _number(row[y]) - _number(row[spread]), high: _number(row[y]) + _number(row[spread])}
-        for row in rows
-    ]
-    bars = {
-        "mark": {"type": "rule"},
-        "encoding": {
-            **encoding,
-            "y": {**field(low), "type": "quantitative", "title": printable(y), "scale": {"zero": False}},
-            "y2": {"field": field(high)["field"]},
-        },
-    }
+    ends = [{**row, low: row[y] - row[spread], high: row[y] + row[spread]} for row in rows]
+    bar_y = {**field(low), "type": "quantitative", "title": printable(y), "scale": {"zero": False}}
+    bars = {"mark": {"type": "rule"}, "encoding": {**encoding, "y": bar_y, "y2": {"field": field(high)["field"]}}}
     return layered(ends, title, [{"mark": {"type": "line", "point": True}, "encoding": encoding}, bars])
-
-
-def _number(value: object) -> float:
-    assert isinstance(value, int | float)
-    return float(value)
 
 
 def styled(spec: Spec) -> Spec:
@@ -122,8 +105,7 @@ def drawable(spec: Spec) -> Spec:
 
     No failure of the renderer can be relied on to be one that Python can catch.
     """
-    cleaned: Spec = _drawable(spec, _Labels())
-    return cleaned
+    return dict(_drawable(spec, _Labels()))
 
 
 class _Labels:
@@ -167,21 +149,19 @@ def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
-def _svg(spec: Spec) -> str:
+def _svg(spec: Spec) -> bytes:
     import vl_convert
 
-    text: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-    return text
+    return str(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])).encode()
 
 
 def _png(spec: Spec) -> bytes:
     import vl_convert
 
-    image: bytes = vl_convert.vegalite_to_png(spec, scale=PNG_SCALE, allowed_base_urls=[])
-    return image
+    return bytes(vl_convert.vegalite_to_png(spec, scale=PNG_SCALE, allowed_base_urls=[]))
 
 
-def _rendered(render: Callable[[Spec], T], spec: Spec) -> T:
+def _rendered(render: Callable[[Spec], bytes], spec: Spec) -> bytes:
     """What the renderer makes of a chart, fetching nothing. Raises NetadaptError for all that it raises."""
     try:
         return render(drawable(spec))
@@ -194,16 +174,15 @@ def _rendered(render: Callable[[Spec], T], spec: Spec) -> T:
 
 def svg(spec: Spec) -> str:
     """Render for a page of any colour. Raises NetadaptError (code `chart`) if it cannot be drawn."""
-    return _rendered(_svg, styled(spec))
+    return _rendered(_svg, styled(spec)).decode()
 
 
 def write(spec: Spec, stem: Path) -> list[Path]:
     """Render to `stem`.svg and `stem`.png; returns what was written. Raises NetadaptError (code `chart`)."""
-    text, image = _rendered(_svg, spec), _rendered(_png, spec)
-    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
-    files[0].write_text(text, encoding="utf-8")
-    files[1].write_bytes(image)
-    return files
+    contents = {f"{stem.name}.svg": _rendered(_svg, spec), f"{stem.name}.png": _rendered(_png, spec)}
+    for name, data in contents.items():
+        stem.with_name(name).write_bytes(data)
+    return [stem.with_name(name) for name in contents]
 
 
 def require_kind(path: Path) -> None:
@@ -216,21 +195,14 @@ def require_kind(path: Path) -> None:
 
 def write_one(spec: Spec, path: Path) -> None:
     """Render to a path that ends in .svg or .png; completely or not at all. Raises NetadaptError (code `chart`)."""
-    data = _rendered(_svg, spec).encode() if path.suffix == ".svg" else _rendered(_png, spec)
-    with aside(path) as temporary:
-        temporary.write_bytes(data)
+    write_atomically(path, _rendered(_svg if path.suffix == ".svg" else _png, spec))
 
 
 def against(points: Sequence[Row], x: str, y: str, ends: Sequence[float], *, title: str) -> Spec:
     """Points in two axes of one unit, and the line between `ends` on which both agree."""
-    spec = layered([], title, [])
-    spec["layer"] = [
-        {"data": {"values": [{x: end, y: end} for end in ends]}, "mark": {"type": "line", "strokeDash": [4, 4]}},
-        {"data": {"values": list(points)}, "mark": {"type": "point"}},
-    ]
-    for layer in spec["layer"]:
-        layer["encoding"] = axes(x, y, "", ())
-    return spec
+    line = {"data": {"values": [{x: end, y: end} for end in ends]}, "mark": {"type": "line", "strokeDash": [4, 4]}}
+    drawn = {"data": {"values": list(points)}, "mark": {"type": "point"}}
+    return layered([], title, [{**layer, "encoding": axes(x, y, "", ())} for layer in (line, drawn)])
 
 
 def axes(x: str, y: str, series: str, logarithmic: Sequence[str]) -> Spec:

@@ -98,5 +98,4 @@ def packed(value: Any) -> bytes:
     """Pickled by value where pickle knows a name only: lambdas, and functions of scripts."""
     import cloudpickle
 
-    dumped: bytes = cloudpickle.dumps(value)
-    return dumped
+    return bytes(cloudpickle.dumps(value))

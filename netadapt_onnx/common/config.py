@@ -58,10 +58,8 @@ def read(file: Path, section: str, kind: type[T]) -> Section[T] | None:
     place = f"tool.{TABLE}." if inside else ""
     for name in tables:
         if name not in SECTIONS:
-            raise _invalid(
-                f"{file}: unknown section '{place}{name}'",
-                did_you_mean(name, SECTIONS, f"known: {', '.join(SECTIONS)}"),
-            )
+            hint = did_you_mean(name, SECTIONS, f"known: {', '.join(SECTIONS)}")
+            raise _invalid(f"{file}: unknown section '{place}{name}'", hint)
     if section not in tables:
         return None
     try:

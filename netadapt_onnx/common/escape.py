@@ -28,6 +28,7 @@ _JSON_COMMANDS = re.compile(_ANYWHERE, re.IGNORECASE)
 # The colours that tables are painted with; nothing else may steer a terminal.
 _COLOURS = re.compile(r"(\x1b\[(?:0|1|31|32|33)m)")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_NAMED = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
 def escape(text: object) -> str:
@@ -36,15 +37,14 @@ def escape(text: object) -> str:
     >>> escape("conv\\n1"), escape("::error::x"), escape("##vso[task]"), escape("größe")
     ('conv\\\\n1', '\\\\x3a:error::x', '\\\\x23#vso[task]', 'größe')
     """
-    return _escaped(str(text), "")
+    return escape_lines(str(text), kept="")
 
 
-def escape_lines(text: str, *, colours: bool = False) -> str:
-    """As `escape` for text of several lines, which stay; `colours`: with those of tables on a terminal."""
-    if not colours:
-        return _escaped(text, "\n")
-    parts = [part if i % 2 else _visible(part, "\n") for i, part in enumerate(_COLOURS.split(text))]
-    return _without_commands("".join(parts))
+def escape_lines(text: str, *, colours: bool = False, kept: str = "\n") -> str:
+    """As `escape` for text of several lines, whose ends are `kept`; `colours`: with those of tables on a terminal."""
+    parts = _COLOURS.split(text) if colours else [text]
+    visible = "".join(part if i % 2 else _visible(part, kept) for i, part in enumerate(parts))
+    return _COMMANDS.sub(_broken, visible)
 
 
 def escape_joined(text: str) -> str:
@@ -123,11 +123,8 @@ def _copied(value: Any) -> Any:
         return value if _are_same(copies, members) else type(value)(copies)
     if isinstance(value, type):
         return value
-    if is_dataclass(value):
-        return _with_fields(value, [f.name for f in fields(value)])
-    if hasattr(value, "__struct_fields__"):
-        return _with_fields(value, value.__struct_fields__)
-    return value
+    names = [f.name for f in fields(value)] if is_dataclass(value) else getattr(value, "__struct_fields__", ())
+    return _with_fields(value, names) if names else value
 
 
 def _with_keys(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -162,18 +159,10 @@ def _are_same(a: Iterable[object], b: Iterable[object]) -> bool:
     return all(x is y for x, y in zip(a, b, strict=True))
 
 
-def _escaped(text: str, kept: str) -> str:
-    return _without_commands(_visible(text, kept))
-
-
 def _visible(text: str, kept: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_code(c) if c not in kept and _is_unprintable(c) else c for c in text)
-
-
-def _without_commands(text: str) -> str:
-    return _COMMANDS.sub(_broken, text)
 
 
 def _broken(match: re.Match[str]) -> str:
@@ -189,10 +178,9 @@ def _code(character: str) -> str:
     """A character as Python, bash and zsh write it; see `legible` for what is none."""
     if _SURROGATES.match(character):
         return "?"
-    if character in "\t\n\r":
-        return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[character]
-    number = ord(character)
-    return f"\\x{number:02x}" if number < 0x80 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    if character in _NAMED:
+        return _NAMED[character]
+    return f"\\x{ord(character):02x}" if character.isascii() else _toml_code(character)
 
 
 def _toml_code(character: str) -> str:

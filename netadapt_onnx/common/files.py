@@ -29,18 +29,16 @@ def aside(path: Path) -> Iterator[Path]:
     """
     remove_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    held = _created(temporary)
-    try:
-        yield temporary
-        if sys.platform == "win32":  # which renames no open file
+    with _created(temporary) as held:
+        try:
+            yield temporary
+            if sys.platform == "win32":  # which renames no open file
+                held.close()
+            temporary.replace(path)
+        except BaseException:
             held.close()
-        temporary.replace(path)
-    except BaseException:
-        held.close()
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        held.close()
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

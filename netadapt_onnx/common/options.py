@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
+from operator import ge, gt, le
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
@@ -172,11 +173,7 @@ def how_to_go_on(different: Sequence[str], mine: Mapping[str, Any]) -> str:
 
 
 # By a bound: whether a value keeps it.
-_KEPT: Mapping[str, Callable[[float, float], bool]] = {
-    "above": lambda value, bound: value > bound,
-    "at_least": lambda value, bound: value >= bound,
-    "at_most": lambda value, bound: value <= bound,
-}
+_KEPT: Mapping[str, Callable[[float, float], bool]] = {"above": gt, "at_least": ge, "at_most": le}
 
 
 def check_bounds(declared: Declared, value: float) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from netadapt_onnx.common.escape import escape, shell_command
 from netadapt_onnx.common.progress import Stages
@@ -76,26 +76,14 @@ def is_counted(resource: str) -> bool:
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, text_columns: int = 1) -> str:
     """Aligned columns, the first `text_columns` of them to the left; strings stay as they are."""
-    from tabulate import tabulate
-
     columns = max((len(row) for row in rows), default=len(headers))
     align = ["left"] * text_columns + ["right"] * (columns - text_columns)
-    return tabulate(
-        rows,
-        headers=headers,
-        tablefmt="simple",
-        colalign=align if rows else None,
-        disable_numparse=True,
-        maxcolwidths=_widths(rows, headers),
-    )
+    return _tabulated(rows, headers, "simple", colalign=align if rows else None, maxcolwidths=_widths(rows, headers))
 
 
 def listing(rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> str:
     """Left-aligned columns of words."""
-    from tabulate import tabulate
-
-    form = "simple" if headers else "plain"
-    return tabulate(rows, headers=headers, tablefmt=form, disable_numparse=True, maxcolwidths=_widths(rows, headers))
+    return _tabulated(rows, headers, "simple" if headers else "plain", maxcolwidths=_widths(rows, headers))
 
 
 def _widths(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> list[int] | None:
@@ -109,10 +97,8 @@ def _widths(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> list[in
     cells = [[str(row[i]) if i < len(row) else "" for row in rows] for i in range(count)]
     heads = [len(name) + PADDING for name in headers] or [0] * count
     least = [max(NARROWEST, head) for head in heads]
-    widths = [max(len(part) for cell in column for part in cell.split("\n")) for column in cells]
-    widths = (
-        [max(width, len(name) + PADDING) for width, name in zip(widths, headers, strict=True)] if headers else widths
-    )
+    longest = [max(len(part) for cell in column for part in cell.split("\n")) for column in cells]
+    widths = list(map(max, longest, heads))
     room = shutil.get_terminal_size().columns - len(GAP) * (count - 1)
     if sum(widths) <= room:
         return None
@@ -126,16 +112,18 @@ def _widths(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> list[in
 
 def plain(rows: Sequence[Sequence[object]]) -> str:
     """Columns without headers or lines; leading spaces stay."""
-    from tabulate import tabulate
-
-    return tabulate(rows, tablefmt="plain", disable_numparse=True, preserve_whitespace=True)
+    return _tabulated(rows, (), "plain", preserve_whitespace=True)
 
 
 def markdown(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
     """A table for GitHub and GitLab; the cells are Markdown already."""
+    return _tabulated(rows, headers, "github")
+
+
+def _tabulated(rows: Sequence[Sequence[object]], headers: Sequence[str], form: str, **layout: Any) -> str:
     from tabulate import tabulate
 
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    return tabulate(rows, headers=headers, tablefmt=form, disable_numparse=True, **layout)
 
 
 def cost_rows(before: Resources, after: Resources | None = None) -> list[list[str]]:
@@ -163,25 +151,17 @@ def normalised_rows(before_ms: float | None, normalised: Resources | None) -> li
     return [["latency, only normalised", milliseconds(before_ms), milliseconds(ms), ratio(ms, before_ms)]]
 
 
+def spinner(title: str) -> AbstractContextManager[object]:
+    """As `progress_bar` for work that is mostly over at once: only when it takes its time."""
+    return progress_bar(title, PATIENCE_S)
+
+
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str], None] | None]:
+def progress_bar(title: str, patience_s: float = 0.0) -> Iterator[Callable[[str], None] | None]:
     """Show on stderr, if it is a terminal, what is going on inside; gives what prints a line above that, or None.
 
     Elsewhere nothing, or with `--verbose` the lines alone; with `--quiet` nothing anywhere.
     """
-    with _shown(title, 0.0) as log:
-        yield log
-
-
-@contextmanager
-def spinner(title: str) -> Iterator[None]:
-    """The same for work that is mostly over at once: only when it takes its time."""
-    with _shown(title, PATIENCE_S):
-        yield
-
-
-@contextmanager
-def _shown(title: str, patience_s: float) -> Iterator[Callable[[str], None] | None]:
     verbosity = _verbosity()
     if verbosity == "quiet" or not sys.stderr.isatty():
         yield _say if verbosity == "verbose" else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,21 +33,16 @@ def called(name: str, *, by_name: bool = False) -> Any:
     traces; without, workers get functions of it by value, since they would look for the name.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr), _importable(code_file(name).parent):  # stdout is for results
-            return _function(name, by_name)()
+        path, function = code_file(name), name.rpartition(":")[2]
+        with contextlib.redirect_stdout(sys.stderr), _importable(path.parent):  # stdout is for results
+            value = getattr(_imported(path, by_name), function, None)
+            if not callable(value):
+                raise NetadaptError(f"{path} has no '{function}'", code="factory")
+            return value()
     except NetadaptError:
         raise
     except (Exception, SystemExit) as error:
         raise NetadaptError(f"{name} failed: {type(error).__name__}: {one_line(error)}", code="factory") from error
-
-
-def _function(name: str, by_name: bool) -> Callable[[], Any]:
-    path, function = code_file(name), name.rpartition(":")[2]
-    module = _imported(path, by_name)
-    value = getattr(module, function, None)
-    if not callable(value):
-        raise NetadaptError(f"{path} has no '{function}'", code="factory")
-    return value  # type: ignore[no-any-return]
 
 
 def _imported(path: Path, by_name: bool) -> ModuleType:

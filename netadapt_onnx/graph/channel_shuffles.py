@@ -99,9 +99,8 @@ class _Graph:
         node = self.nodes[self.producer[name]]
         if not is_standard(node, *MOVING):
             return False
-        if any(other not in self.shapes for other in (*moved_inputs(node), *filter(None, node.output))):
-            return False
-        if any(other in self.constants for other in moved_inputs(node)):
+        moved, outputs = moved_inputs(node), filter(None, node.output)
+        if any(n not in self.shapes for n in (*moved, *outputs)) or any(n in self.constants for n in moved):
             return False
         return node.op_type not in ("Gather", "Slice") or all(n in self.constants for n in node.input[1:] if n)
 
@@ -119,11 +118,8 @@ class _Graph:
             runs = matching_runs(tuple(before), tuple(after))
         except UnmatchedShapes:
             return False
-        return any(
-            sum(shape[k] > 1 for k in axes) > 1
-            for run in runs
-            for shape, axes in zip((before, after), run, strict=True)
-        )
+        sides = [(shape, axes) for run in runs for shape, axes in zip((before, after), run, strict=True)]
+        return any(sum(shape[k] > 1 for k in axes) > 1 for shape, axes in sides)
 
     def moved_arrays(self, node: onnx.NodeProto, values: Mapping[str, Array]) -> dict[str, Array]:
         """A node's results, from arrays that stand for its inputs."""
@@ -237,11 +233,7 @@ def _as_shuffle(chain: _Chain, sources: Sequence[str], result: str, shapes: Shap
             return None
         positions = np.broadcast_to(order.reshape(-1), shapes[result][axis])
         if axis == moving or not np.array_equal(positions, np.arange(lengths[0])):
-            spread = frozenset(name for name, value in values.items() if _labelled_axes(squeeze(value)) > 1)
+            spread = frozenset(name for name, value in values.items() if sum(n > 1 for n in squeeze(value).shape) > 1)
             is_complete = np.array_equal(positions, np.arange(sum(lengths)))
             rearranged.append(Shuffle(tuple(sources), axis, positions, spread - {result}, is_complete))
     return rearranged[0] if len(rearranged) == 1 and rearranged[0].spread else None
-
-
-def _labelled_axes(array: Array) -> int:
-    return sum(n > 1 for n in array.shape)

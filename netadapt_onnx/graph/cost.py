@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
@@ -12,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from netadapt_onnx.common.resources import Resources, amounts
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import all_subgraphs, node_name, reads
+from netadapt_onnx.graph.nodes import all_subgraphs, attribute, node_name, reads
 from netadapt_onnx.graph.shapes import Shape, Shapes, element_bits
 from netadapt_onnx.graph.weightless import file_bytes
 
@@ -44,10 +45,9 @@ class Cost:
         """The four totals by resource name."""
         return amounts(self)
 
-    def to_resources(self, size_bytes: int | None = None, latency_ms: float | None = None) -> Resources:
-        """The totals as results show them; `size_bytes` of the file itself, where there is one."""
-        size = self.size_bytes if size_bytes is None else size_bytes
-        return Resources(self.params, self.macs, size, self.memory_bytes, latency_ms)
+    def to_resources(self, size_bytes: int, latency_ms: float | None = None) -> Resources:
+        """The totals as results show them, with the size of the file itself."""
+        return Resources(self.params, self.macs, size_bytes, self.memory_bytes, latency_ms)
 
 
 def cost(proto: onnx.ModelProto, shapes: Shapes) -> Cost:
@@ -65,6 +65,15 @@ def cost(proto: onnx.ModelProto, shapes: Shapes) -> Cost:
     return CostModel(proto)(shapes)
 
 
+@contextmanager
+def _naming_unknown() -> Iterator[None]:
+    """Errors within say which tensor has no shape."""
+    try:
+        yield
+    except KeyError as error:
+        raise NetadaptError(f"tensor {error} has no known shape", code="unknown-shape") from error
+
+
 class CostModel:
     """A model read once so that any number of widths of it can be counted, some microseconds a node."""
 
@@ -75,51 +84,37 @@ class CostModel:
         weights = _weights(graph)
         self._nodes = [(node, _MACS.get(node.op_type), weights.get(i, ())) for i, node in enumerate(graph.node)]
         # Parameters inside the bodies of loops and branches, which belong to no layer.
-        self.inner_params = sum(
-            prod(t.dims)
-            for body in all_subgraphs(graph.node)
-            for t in body.initializer
-            if t.name in {name for names in _weights(body).values() for name in names}
-        )
+        inner = [(body, set().union(*_weights(body).values())) for body in all_subgraphs(graph.node)]
+        self.inner_params = sum(prod(t.dims) for body, owned in inner for t in body.initializer if t.name in owned)
         self._alive = _Liveness(proto)
 
+    @_naming_unknown()
     def __call__(self, shapes: Shapes) -> Cost:
         """Cost at these shapes. Raises NetadaptError for a tensor without a shape."""
         layers = self.layers(shapes)
-        try:
-            size = self._file_bytes + sum(
-                _bytes(prod(shapes[name]), bits) - _bytes(prod(dims), bits)
-                for name, (dims, bits) in self._initializers.items()
-            )
-        except KeyError as error:
-            raise _unknown_shape(error) from error
+        size = self._file_bytes + sum(
+            _bytes(prod(shapes[name]), bits) - _bytes(prod(dims), bits)
+            for name, (dims, bits) in self._initializers.items()
+        )
         params = sum(layer.params for layer in layers) + self.inner_params
         return Cost(params, sum(layer.macs for layer in layers), size, self.memory_bytes(shapes), layers)
 
+    @_naming_unknown()
     def layers(self, shapes: Shapes, *, macs: bool = True) -> tuple[LayerCost, ...]:
         """What each layer costs. Without `macs` only the constants need a shape, and only their owners are listed."""
         costs = []
-        try:
-            for node, count, weights in self._nodes:
-                params = sum(prod(shapes[name]) for name in weights)
-                multiplied = count(node, shapes) if count and macs else 0
-                if params or multiplied:
-                    shape = tuple(shapes.get(node.output[0], ()))
-                    costs.append(LayerCost(node_name(node), node.op_type, params, multiplied, shape, weights))
-        except KeyError as error:
-            raise _unknown_shape(error) from error
+        for node, count, weights in self._nodes:
+            params = sum(prod(shapes[name]) for name in weights)
+            multiplied = count(node, shapes) if count and macs else 0
+            if params or multiplied:
+                shape = tuple(shapes.get(node.output[0], ()))
+                costs.append(LayerCost(node_name(node), node.op_type, params, multiplied, shape, weights))
         return tuple(costs)
 
+    @_naming_unknown()
     def memory_bytes(self, shapes: Shapes) -> int:
         """The peak of simultaneously live activations. Raises NetadaptError for an activation without a shape."""
-        try:
-            return self._alive.peak_bytes(shapes)
-        except KeyError as error:
-            raise _unknown_shape(error) from error
-
-
-def _unknown_shape(error: KeyError) -> NetadaptError:
-    return NetadaptError(f"tensor {error} has no known shape", code="unknown-shape")
+        return self._alive.peak_bytes(shapes)
 
 
 class _Liveness:
@@ -129,27 +124,21 @@ class _Liveness:
         graph = proto.graph
         bits = _activation_bits(proto)
         constants = {t.name for t in graph.initializer}
-        outputs = {v.name for v in graph.output}
         last = {v.name: -1 for v in graph.input}
         for i, node in enumerate(graph.node):
-            for name in reads(node):
-                if name not in constants:
-                    last[name] = i
+            last |= dict.fromkeys([name for name in reads(node) if name not in constants], i)
             for name in filter(None, node.output):
                 last.setdefault(name, i)
-        self._steps: list[tuple[list[tuple[str, int]], list[tuple[str, int]]]] = []
-        dying: dict[int, list[tuple[str, int]]] = {}
-        for name, i in last.items():
-            if name not in outputs and i >= 0:
-                dying.setdefault(i, []).append((name, bits.get(name, 32)))
-        self._inputs = [(v.name, bits.get(v.name, 32)) for v in graph.input]
-        for i, node in enumerate(graph.node):
-            born = [(name, bits.get(name, 32)) for name in node.output if name and name in last]
-            self._steps.append((born, dying.get(i, [])))
+        dying: list[list[tuple[str, int]]] = [[] for _ in graph.node]
+        for name in last.keys() - {v.name for v in graph.output}:
+            if last[name] >= 0:
+                dying[last[name]].append((name, bits.get(name, 32)))
+        self._inputs = [(v.name, bits[v.name]) for v in graph.input]
+        born = [[(name, bits[name]) for name in node.output if name] for node in graph.node]
+        self._steps = list(zip(born, dying, strict=True))
 
     def peak_bytes(self, shapes: Shapes) -> int:
-        live = sum(_bytes(prod(shapes[name]), bits) for name, bits in self._inputs)
-        peak = live
+        peak = live = sum(_bytes(prod(shapes[name]), bits) for name, bits in self._inputs)
         for born, dying in self._steps:
             live += sum(_bytes(prod(shapes[name]), bits) for name, bits in born if name in shapes)
             peak = max(peak, live)
@@ -161,23 +150,17 @@ class _Liveness:
 
 # Inputs that hold weights whatever their size, a single scalar included.
 _WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
+    **dict.fromkeys(["Conv", "ConvTranspose"], (1, 2)),
     "DeformConv": (1, 3),
     "Gemm": (0, 1, 2),
     "MatMul": (0, 1),
     "PRelu": (1,),
-    "BatchNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "RMSNormalization": (1,),
-    "SimplifiedLayerNormalization": (1,),
+    **dict.fromkeys(["BatchNormalization", "InstanceNormalization"], (1, 2)),
+    **dict.fromkeys(["LayerNormalization", "GroupNormalization"], (1, 2)),
+    **dict.fromkeys(["RMSNormalization", "SimplifiedLayerNormalization"], (1,)),
     "SkipLayerNormalization": (2, 3, 4),
-    "LSTM": (1, 2, 3, 7),
-    "DynamicQuantizeLSTM": (1, 2, 3, 7),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
+    **dict.fromkeys(["LSTM", "DynamicQuantizeLSTM"], (1, 2, 3, 7)),
+    **dict.fromkeys(["GRU", "RNN"], (1, 2, 3)),
     "QLinearConv": (3, 8),
     "QLinearMatMul": (0, 3),
     "QGemm": (3, 6),
@@ -205,13 +188,10 @@ def _weights(graph: onnx.GraphProto) -> dict[int, tuple[str, ...]]:
     weights_by_node: dict[int, tuple[str, ...]] = {}
     seen: set[str] = set()
     for i, node in enumerate(graph.node):
-        names = [
-            name
-            for position, name in enumerate(node.input)
-            if name in tensors and name not in seen and _is_weight(node.op_type, position, tensors[name])
-        ]
+        new = [(slot, name) for slot, name in enumerate(node.input) if name in tensors and name not in seen]
+        names = dict.fromkeys(name for slot, name in new if _is_weight(node.op_type, slot, tensors[name]))
         if names:
-            weights_by_node[i] = tuple(dict.fromkeys(names))
+            weights_by_node[i] = tuple(names)
             seen.update(names)
     return weights_by_node
 
@@ -248,14 +228,9 @@ def _conv_transpose(node: onnx.NodeProto, shapes: Shapes) -> int:
     return prod(shapes[node.input[0]]) * prod(shapes[node.input[1]][1:])
 
 
-def _gemm(node: onnx.NodeProto, shapes: Shapes) -> int:
-    a = shapes[node.input[0]]
-    return prod(shapes[node.output[0]]) * a[0 if _attribute(node, "transA") else 1]
-
-
 def _matmul(node: onnx.NodeProto, shapes: Shapes) -> int:
     a = shapes[node.input[0]]
-    return prod(shapes[node.output[0]]) * (a[-2] if _attribute(node, "transA") else a[-1])
+    return prod(shapes[node.output[0]]) * (a[-2] if attribute(node, "transA") else a[-1])
 
 
 def _recurrent(node: onnx.NodeProto, shapes: Shapes) -> int:
@@ -279,7 +254,7 @@ def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 def _einsum(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Every distinct index once: the size of the loop nest, right for one or two operands."""
-    equation = bytes(_attribute(node, "equation", b"")).decode().replace(" ", "")
+    equation = attribute(node, "equation", b"").decode().replace(" ", "")
     terms = equation.split("->")[0].split(",")
     sizes: dict[str, int] = {}
     free = 1
@@ -297,30 +272,15 @@ def _matmul_bits(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 
 _MACS: dict[str, Callable[[onnx.NodeProto, Shapes], int]] = {
-    "Conv": _conv,
-    "FusedConv": _conv,
-    "ConvInteger": _conv,
-    "DeformConv": _conv,
+    **dict.fromkeys(["Conv", "FusedConv", "ConvInteger", "DeformConv"], _conv),
     "QLinearConv": lambda node, shapes: _conv(node, shapes, weight=3),
     "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
-    "FusedGemm": _gemm,
-    "MatMul": _matmul,
-    "FusedMatMul": _matmul,
-    "MatMulInteger": _matmul,
-    "QLinearMatMul": _matmul,
-    "DynamicQuantizeMatMul": _matmul,
-    "MatMulIntegerToFloat": _matmul,
-    "QGemm": _gemm,
+    **dict.fromkeys(["Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "MatMulInteger"], _matmul),
+    **dict.fromkeys(["MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul"], _matmul),
     "MatMulNBits": _matmul_bits,
     "Einsum": _einsum,
-    "LSTM": _recurrent,
-    "DynamicQuantizeLSTM": _recurrent,
-    "GRU": _recurrent,
-    "RNN": _recurrent,
-    "Attention": _attention,
-    "MultiHeadAttention": _attention,
-    "QAttention": _attention,
+    **dict.fromkeys(["LSTM", "DynamicQuantizeLSTM", "GRU", "RNN"], _recurrent),
+    **dict.fromkeys(["Attention", "MultiHeadAttention", "QAttention"], _attention),
 }
 
 
@@ -361,21 +321,10 @@ def _output_bits(node: onnx.NodeProto, position: int, bits: Mapping[str, int]) -
         return 64
     if op in {"ConvInteger", "MatMulInteger"}:
         return 32
-    declared = int(_attribute(node, "to" if op == "Cast" else "output_dtype") or 0)
+    declared = int(attribute(node, "to" if op == "Cast" else "output_dtype", 0))
     if declared:
         return _bits(declared)
     source = _TYPE_FROM_INPUT.get(op, 0)
     if source < len(node.input):
         return bits.get(node.input[source], 32)
     return 8 if op == "QuantizeLinear" else 32
-
-
-# --- reading the graph ----------------------------------------------------------------------------------------------
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int | bytes = 0) -> int | bytes:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            value: int | bytes = onnx.helper.get_attribute_value(attribute)
-            return value
-    return default

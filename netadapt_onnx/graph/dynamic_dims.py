@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.inputs import declared_shape, dynamic_batch_inputs
+from netadapt_onnx.graph.inputs import declared_shape, dynamic_batch_inputs, longer
 from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator
 from netadapt_onnx.graph.shape_inference import Evaluation
 from netadapt_onnx.graph.shapes import Specs
@@ -49,15 +49,6 @@ def dynamic_dims(proto: onnx.ModelProto) -> dict[str, list[int]]:
     return {name: axes for name, axes in dims.items() if axes}
 
 
-def longer(specs: Specs, dims: DynamicDims, by: int) -> Specs:
-    """The input shapes with every dynamic axis that much longer."""
-    larger = dict(specs)
-    for name, axes in dims.items():
-        shape, dtype = specs[name]
-        larger[name] = (tuple(n + by if k in axes else n for k, n in enumerate(shape)), dtype)
-    return larger
-
-
 def fix_dims(graph: onnx.GraphProto, dims: DynamicDims, specs: Specs) -> None:
     """Write sizes into dynamic axes of the inputs, in place."""
     for value in graph.input:
@@ -75,14 +66,10 @@ def _moving(names: Iterable[str], evaluation: Evaluation, others: Sequence[Evalu
         if not evaluation.has_value(name):
             continue
         original = evaluation.value(name)
-        entries: set[int] | None = set()
-        for other in others:
-            value = other.value(name) if other.has_value(name) else None
-            if value is None or value.shape != original.shape:
-                entries = None
-                break
-            entries = (entries or set()) | {int(k) for k in np.flatnonzero(value != original)}
-        if entries is None or entries:
+        values = [other.value(name) for other in others if other.has_value(name)]
+        if len(values) < len(others) or any(value.shape != original.shape for value in values):
+            moving[name] = None
+        elif entries := {int(k) for value in values for k in np.flatnonzero(value != original)}:
             moving[name] = entries
     return moving
 
@@ -91,15 +78,12 @@ def _wildcards(
     moving: Mapping[str, set[int] | None], evaluation: Evaluation, nodes: Iterable[onnx.NodeProto]
 ) -> dict[str, onnx.TensorProto]:
     """Reshape targets of which one entry depends on the sizes, with a -1 there."""
-    readers: dict[str, list[tuple[str, int]]] = {}
-    for node in nodes:
-        for slot, name in enumerate(node.input):
-            readers.setdefault(name, []).append((node.op_type, slot))
+    used = {n for node in nodes for slot, n in enumerate(node.input) if (node.op_type, slot) != ("Reshape", 1)}
     wildcards = {}
     for name, entries in moving.items():
         value = evaluation.value(name)
-        is_target = all(place == ("Reshape", 1) for place in readers.get(name, []))
-        if entries is not None and len(entries) == 1 and is_target and value.ndim == 1 and not (value == -1).any():
+        is_target = name not in used and value.ndim == 1
+        if entries is not None and len(entries) == 1 and is_target and not (value == -1).any():
             value = value.copy()
             value[next(iter(entries))] = -1
             wildcards[name] = numpy_helper.from_array(value, name)

@@ -93,11 +93,8 @@ def open_external(tensor: TensorProto, model: Path) -> BinaryIO:
     try:
         return _opened(model.parent, place.parts) if _BY_DESCRIPTOR else _opened_by_path(model.parent, place.parts)
     except FileNotFoundError as error:
-        raise NetadaptError(
-            f"{model}: external data file '{place.location}' of tensor '{tensor.name}' is missing",
-            hint="copy it beside the model",
-            code=_CODE,
-        ) from error
+        message = f"{model}: external data file '{place.location}' of tensor '{tensor.name}' is missing"
+        raise NetadaptError(message, hint="copy it beside the model", code=_CODE) from error
     except OSError as error:
         if error.errno == errno.ELOOP:
             why = f"keeps its data in '{place.location}', a link, which may lead outside the model's folder"

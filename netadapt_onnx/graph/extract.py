@@ -24,13 +24,9 @@ def needed(proto: onnx.ModelProto, outputs: Sequence[str], inputs: Collection[st
     """The numbers of the nodes that `outputs` need and `inputs` do not provide, in order."""
     producers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
     nodes: set[int] = set()
-    met: set[str] = set()
     open_ = list(outputs)
     while open_:
         name = open_.pop()
-        if name in met:
-            continue
-        met.add(name)
         index = producers.get(name)
         if index is not None and name not in inputs and index not in nodes:
             nodes.add(index)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 import onnx
 
@@ -20,13 +21,12 @@ from netadapt_onnx.graph.passes.fold_constants import fold_constants
 from netadapt_onnx.graph.passes.inline_if import inline_if
 from netadapt_onnx.graph.passes.pipeline import normalise_nodes
 from netadapt_onnx.graph.passes.sort_topologically import sort_topologically
-from netadapt_onnx.graph.required_shapes import Fits, declare_outputs, refuse_open, refuse_other_shapes
+from netadapt_onnx.graph.required_shapes import declare_outputs, refuse_open, refuse_other_shapes
 from netadapt_onnx.graph.runtime import lacks_operator, session
-from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator, fits_of
+from netadapt_onnx.graph.shape_evaluator import ShapeEvaluator
 from netadapt_onnx.graph.shape_inference import Evaluation
 from netadapt_onnx.graph.shapes import Shapes, Specs
 from netadapt_onnx.graph.single_node import SingleNodes
-from netadapt_onnx.graph.size_dependence import SizeDependence
 from netadapt_onnx.graph.weightless import weights_as_inputs, without_weights
 
 
@@ -55,7 +55,7 @@ def fold(
     """
     requested = dict(shapes or {})
     evaluator, input_shapes = _prepare(proto, requested, in_place=in_place, loops=loops)
-    refuse_open(proto, input_shapes, batch_size, _fits(evaluator, batch_size) if loops else None)
+    refuse_open(proto, input_shapes, batch_size, partial(evaluator.fit, batch_size=batch_size) if loops else None)
     specs = input_specs(proto, input_shapes, batch_size)
     evaluation = _inline_decided_branches(evaluator, specs, batch_size)
     dependence = find_size_dependence(evaluator, evaluation, specs, batch_size)
@@ -63,9 +63,29 @@ def fold(
     fold_constants(folded, evaluator.proto.graph, evaluator.initializers, evaluation, dependence)
     fix_dims(folded.graph, dependence.fixed, specs)
     refuse_other_shapes(requested, evaluation.tensor_specs)
-    tensor_specs = _specs_of_all(folded, evaluation, evaluator, specs, batch_size)
-    unrunnable = _missing_operator(folded, evaluation.opaque, inner)
-    return _folded_model(folded, specs, batch_size, requested, evaluation, dependence, tensor_specs, unrunnable)
+    produced = {name for node in folded.graph.node for name in node.output if name}
+    tensor_specs: Specs = evaluation.tensor_specs
+    if not produced <= tensor_specs.keys() | evaluation.opaque.keys():  # nodes that folding has added
+        constants = {t.name: t for t in folded.graph.initializer}
+        added = ShapeEvaluator(folded, constants, evaluator.single_nodes).at(specs, batch_size)
+        tensor_specs = {**tensor_specs, **added.tensor_specs}
+    foreign = {name for node in folded.graph.node if not is_standard(node) for name in node.output if name}
+    present = (produced | {t.name for t in folded.graph.initializer} | specs.keys()) & tensor_specs.keys()
+    return FoldedModel(
+        folded,
+        shapes={name: tensor_specs[name][0] for name in present},
+        dtypes={name: tensor_specs[name][1] for name in present},
+        specs=specs,
+        batch_size=batch_size,
+        unrunnable=_missing_operator(folded, evaluation.opaque, inner),
+        assumed=tuple(evaluation.assumed),
+        sampled=frozenset(evaluation.uncertain),
+        fixed=tuple(dependence.fixed),
+        unknown={name: evaluation.opaque.get(name, "") for name in produced if name not in tensor_specs},
+        requested_shapes=requested,
+        unrun=frozenset(evaluation.failed | (evaluation.opaque.keys() & foreign)),
+        unfinished=tuple(evaluation.unfinished),
+    )
 
 
 def follows_batch(folded: FoldedModel) -> bool:
@@ -95,11 +115,6 @@ def _prepare(
     return ShapeEvaluator(work, initializers, SingleNodes(proto.opset_import, loops=loops)), input_shapes
 
 
-def _fits(evaluator: ShapeEvaluator, batch_size: int) -> Fits:
-    """How well the graph's tensors fit together at some sizes of its inputs."""
-    return fits_of(evaluator.proto, evaluator.initializers, lambda shapes: evaluator.at_shapes(shapes, batch_size))
-
-
 def _inline_decided_branches(evaluator: ShapeEvaluator, specs: Specs, batch_size: int) -> Evaluation:
     """Evaluate a graph; as long as conditions of If nodes have values, inline those and evaluate it again."""
     work, initializers = evaluator.proto, evaluator.initializers
@@ -110,53 +125,6 @@ def _inline_decided_branches(evaluator: ShapeEvaluator, specs: Specs, batch_size
         sort_topologically(work, initializers)
         evaluation = evaluator.at(specs, batch_size)
     return evaluation
-
-
-def _specs_of_all(
-    folded: onnx.ModelProto, evaluation: Evaluation, evaluator: ShapeEvaluator, specs: Specs, batch_size: int
-) -> Specs:
-    """Shapes and types of the tensors of a folded graph, those of nodes that folding has added included."""
-    produced = {name for node in folded.graph.node for name in node.output if name}
-    if produced <= evaluation.tensor_specs.keys() | evaluation.opaque.keys():
-        return evaluation.tensor_specs
-    initializers = {t.name: t for t in folded.graph.initializer}
-    added = ShapeEvaluator(folded, initializers, evaluator.single_nodes).at(specs, batch_size)
-    return {**evaluation.tensor_specs, **added.tensor_specs}
-
-
-def _folded_model(
-    folded: onnx.ModelProto,
-    specs: Specs,
-    batch_size: int,
-    requested: Shapes,
-    evaluation: Evaluation,
-    dependence: SizeDependence,
-    tensor_specs: Specs,
-    unrunnable: str | None,
-) -> FoldedModel:
-    produced = {name for node in folded.graph.node for name in node.output if name}
-    present = produced | {t.name for t in folded.graph.initializer} | set(specs)
-    return FoldedModel(
-        folded,
-        shapes={name: tensor_specs[name][0] for name in present if name in tensor_specs},
-        dtypes={name: tensor_specs[name][1] for name in present if name in tensor_specs},
-        specs=specs,
-        batch_size=batch_size,
-        unrunnable=unrunnable,
-        assumed=tuple(evaluation.assumed),
-        sampled=frozenset(evaluation.uncertain),
-        fixed=tuple(dependence.fixed),
-        unknown={name: evaluation.opaque.get(name, "") for name in produced if name not in tensor_specs},
-        requested_shapes=requested,
-        unrun=_unrun(folded.graph, evaluation),
-        unfinished=tuple(evaluation.unfinished),
-    )
-
-
-def _unrun(graph: onnx.GraphProto, evaluation: Evaluation) -> frozenset[str]:
-    """What nodes put out that failed, or whose operator onnxruntime lacks."""
-    foreign = {name for node in graph.node if not is_standard(node) for name in node.output if name}
-    return frozenset(evaluation.failed | (evaluation.opaque.keys() & foreign))
 
 
 def _missing_operator(proto: onnx.ModelProto, opaque: Mapping[str, str], inner: bool) -> str | None:

@@ -66,11 +66,8 @@ class FoldedModel:
 def require_runnable(folded: FoldedModel) -> None:
     """Raise NetadaptError for a model that onnxruntime cannot run."""
     if folded.unrunnable:
-        raise NetadaptError(
-            f"the model cannot be run: {folded.unrunnable}",
-            hint="" if folded.unknown else "`netadapt-onnx prune -o` cuts it all the same, unproven",
-            code="unloadable",
-        )
+        hint = "" if folded.unknown else "`netadapt-onnx prune -o` cuts it all the same, unproven"
+        raise NetadaptError(f"the model cannot be run: {folded.unrunnable}", hint=hint, code="unloadable")
 
 
 # A single tensor beyond it means a wrong size somewhere, or inputs far larger than what is asked of a model here needs.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.shapes import Shape, Shapes, Spec, Specs
+from netadapt_onnx.graph.shapes import Shape, Shapes, Spec, Specs, dtype_of, format_shape
 
 
 def declared_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
@@ -32,8 +31,8 @@ def declared_specs(values: Iterable[onnx.ValueInfoProto], symbols: Mapping[str, 
             d.dim_value if d.HasField("dim_value") else symbols.get(d.dim_param, batch_size if i == 0 else -1)
             for i, d in enumerate(tensor.shape.dim)
         ]
-        if all(size >= 0 for size in sizes):
-            specs[value.name] = (tuple(sizes), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+        if min(sizes, default=0) >= 0:
+            specs[value.name] = (tuple(sizes), dtype_of(tensor.elem_type))
     return specs
 
 
@@ -60,19 +59,17 @@ def input_specs(proto: onnx.ModelProto, shapes: Shapes | None = None, batch_size
         if not value.type.HasField("tensor_type"):
             raise NetadaptError(f"input '{value.name}' is not a tensor", code="unsupported")
         try:
-            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            dtype = dtype_of(value.type.tensor_type.elem_type)
         except KeyError:
             number = value.type.tensor_type.elem_type
             raise NetadaptError(f"input '{value.name}' has the unknown type {number}", code="not-onnx") from None
         shape = _input_shape(value, remaining.pop(value.name, None), batch_size)
         if 0 in shape:
-            raise NetadaptError(f"input '{value.name}' is empty: {_times(shape)}", code="unsupported")
+            raise NetadaptError(f"input '{value.name}' is empty: {format_shape(shape)}", code="unsupported")
         specs[value.name] = (shape, dtype)
     if remaining:
-        raise NetadaptError(
-            f"--shape names no input of the model: {', '.join(remaining)}",
-            hint=f"its inputs are {', '.join(specs)}",
-        )
+        hint = f"its inputs are {', '.join(specs)}"
+        raise NetadaptError(f"--shape names no input of the model: {', '.join(remaining)}", hint=hint)
     return specs
 
 
@@ -83,11 +80,33 @@ def _input_shape(value: onnx.ValueInfoProto, shape: Shape | None, batch_size: in
         if declared is None or None in declared[1:]:
             raise NetadaptError(f"the shape of input '{value.name}' is open", code="dynamic-axis")
         return tuple(batch_size if size is None else size for size in declared)
-    if declared is not None and (
-        len(declared) != len(shape) or any(d not in (None, n) for d, n in zip(declared, shape, strict=True))
-    ):
-        raise NetadaptError(f"--shape {value.name}={_times(shape)} does not fit the input {_times(declared)}")
+    if declared is not None and not fits(shape, declared):
+        message = f"--shape {value.name}={format_shape(shape)} does not fit the input {format_shape(declared)}"
+        raise NetadaptError(message)
     return shape
+
+
+def fits(shape: Shape, declared: Sequence[int | None]) -> bool:
+    """Whether a tensor of this shape is what a file declares."""
+    return len(shape) == len(declared) and all(d in (None, n) for d, n in zip(declared, shape, strict=True))
+
+
+def longer(specs: Specs, axes: Mapping[str, Sequence[int]], by: int) -> Specs:
+    """The input shapes with some axes of each that much longer."""
+    return {
+        name: (tuple(n + by if k in axes.get(name, ()) else n for k, n in enumerate(shape)), dtype)
+        for name, (shape, dtype) in specs.items()
+    }
+
+
+def sizes_of_symbols(proto: onnx.ModelProto, shapes: Shapes) -> dict[str, int]:
+    """The sizes of named axes that follow from the shapes of some inputs."""
+    return {
+        dim.dim_param: size
+        for value in proto.graph.input
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False)
+        if dim.dim_param
+    }
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -96,7 +115,3 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not match:
         raise NetadaptError(f"--shape {text}: expected NAME=1x3x224x224")
     return match[1], tuple(int(d) for d in match[2].split("x"))
-
-
-def _times(shape: tuple[int | None, ...]) -> str:
-    return "x".join("?" if d is None else str(d) for d in shape)

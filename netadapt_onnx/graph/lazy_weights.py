@@ -12,13 +12,12 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.graph.external_data import load_external
-from netadapt_onnx.graph.nodes import STANDARD, captured
+from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, captured, is_standard
 from netadapt_onnx.graph.onnx_file import external_array
 
 # The inputs of which no rule, no count and no shape looks at the values. They are constants of the file's own graph,
 # so the operators are ONNX's.
 UNREAD = {"Conv": {1, 2}, "ConvTranspose": {1, 2}, "Gemm": {0, 1, 2}, "MatMul": {0, 1}, "Gather": {0}}
-READS_SHAPE_ONLY = {"Shape", "Size"}
 
 
 def values_of(tensor: onnx.TensorProto, file: Path | None) -> np.ndarray:
@@ -53,9 +52,9 @@ def unread_weights(proto: onnx.ModelProto) -> set[str]:
     read = {value.name for value in graph.output}
     for node in graph.node:
         computed = not runtime.isdisjoint(node.input)
-        unread = UNREAD.get(node.op_type, set()) if node.domain in STANDARD and computed else set()
+        unread = UNREAD.get(node.op_type, set()) if is_standard(node) and computed else set()
         read.update(name for slot, name in enumerate(node.input) if slot not in unread)
         read.update(captured(node))
-        if computed and not (node.domain in STANDARD and node.op_type in READS_SHAPE_ONLY):
+        if computed and not is_standard(node, *READS_SHAPE_ONLY):
             runtime.update(filter(None, node.output))
     return constants - read

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import onnx
 
+from netadapt_onnx.common.escape import legible
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.runtime import lacks_operator, session
-from netadapt_onnx.graph.shapes import Specs
+from netadapt_onnx.graph.shapes import Specs, format_shape
 from netadapt_onnx.graph.weightless import weights_as_inputs
 
 Axes = Sequence[int | str | None]
@@ -34,22 +35,20 @@ class Interface:
 
 def require_openable(file: Path, planned: Interface | None = None) -> None:
     """Raise NetadaptError (code `bad-cut`) if onnxruntime refuses a file whose original it takes."""
-    try:
-        session(file if _is_text(file) else onnx.load(file), optimise=False, prepack=False)
-    except NetadaptError as error:
-        original = None if planned is None else planned.original
-        if lacks_operator(error) if original is None else not _opens(original):
-            return
+    # Names of files may hold bytes that are no characters: such a path cannot be handed to onnxruntime.
+    error = _refusal(file if legible(str(file)) == str(file) else onnx.load(file))
+    original = None if planned is None else planned.original
+    if error is not None and not (lacks_operator(error) if original is None else _refusal(original)):
         raise wrong_cut(f"onnxruntime says: {one_line(error.__cause__ or error)}") from error
 
 
-def _is_text(file: Path) -> bool:
-    """Whether a path can be handed to onnxruntime: names of files may hold bytes that are no characters."""
+def _refusal(model: onnx.ModelProto | Path) -> NetadaptError | None:
+    """Why onnxruntime refuses a model or its file, None if it takes it."""
     try:
-        str(file).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        session(model, optimise=False, prepack=False)
+    except NetadaptError as error:
+        return error
+    return None
 
 
 def require_planned(proto: onnx.ModelProto, planned: Interface) -> None:
@@ -68,11 +67,12 @@ def require_planned(proto: onnx.ModelProto, planned: Interface) -> None:
         if name not in inferred:
             raise wrong_cut(f"it has lost its output '{name}'")
         kind, axes = inferred[name]
-        expected = f"{_KINDS.get(dtype.name, kind)} of shape {_text(shape)}"
-        if expected != f"{kind} of shape {_text(_filled(axes, shape))}":
+        expected = f"{_KINDS.get(dtype.name, kind)} of shape {format_shape(shape)}"
+        if expected != f"{kind} of shape {format_shape(_filled(axes, shape))}":
             original = _original(planned)
             if original is None or original.get(name) != (kind, axes):
-                raise wrong_cut(f"its output '{name}' is a {kind} of shape {_text(axes)} and should be a {expected}")
+                inferred_type = f"a {kind} of shape {format_shape(axes)}"
+                raise wrong_cut(f"its output '{name}' is {inferred_type} and should be a {expected}")
 
 
 def _original(planned: Interface) -> dict[str, tuple[str, Axes]] | None:
@@ -115,14 +115,6 @@ def _inferred(proto: onnx.ModelProto, inputs: Specs) -> dict[str, tuple[str, Axe
     return {value.name: (value.type, value.shape) for value in opened.get_outputs()}
 
 
-def _opens(original: onnx.ModelProto) -> bool:
-    try:
-        session(original, optimise=False, prepack=False)
-    except NetadaptError:
-        return False
-    return True
-
-
 def wrong_cut(what: str) -> NetadaptError:
     """The error for a model that surgery made wrong."""
     return NetadaptError(
@@ -130,7 +122,3 @@ def wrong_cut(what: str) -> NetadaptError:
         hint="this is a bug: please report it with the model; `--keep GROUP=N` cuts one group at a time meanwhile",
         code="bad-cut",
     )
-
-
-def _text(shape: Axes) -> str:
-    return "x".join("?" if n is None else str(n) for n in shape) or "()"

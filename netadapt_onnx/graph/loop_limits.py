@@ -8,14 +8,14 @@ numbers of their rounds multiply.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from itertools import count
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.nodes import STANDARD, all_subgraphs, opset_version, subgraphs_of
+from netadapt_onnx.graph.nodes import all_nodes, attribute, is_standard, opset_version, replace_all, subgraphs_of
 
 # Rounds of one loop, fewer where its body is long: so many nodes are run at most.
 MOST_TRIPS = 1 << 16
@@ -35,7 +35,7 @@ def limit_trips(proto: onnx.ModelProto) -> None:
     """
     graph = proto.graph
     limited = {"Loop", "Scan"} if opset_version(proto) >= COUNTED_SCAN_OPSET else {"Loop"}
-    if not any(node.op_type in limited for node in _all_nodes(graph)):
+    if not any(node.op_type in limited for node in all_nodes(graph.node)):
         return
     names = (f"{MARK}tensor {i}" for i in count())
     for node in graph.node:
@@ -52,21 +52,15 @@ def exceeded(message: str) -> int | None:
 
 def _most_trips(node: onnx.NodeProto) -> int:
     """How often a loop may go round, one inside another included."""
-    size = sum(len(body.node) for body in all_subgraphs([node]))
+    size = sum(1 for _ in all_nodes([node])) - 1
     return max(FEWEST_TRIPS, min(MOST_TRIPS, MOST_NODE_RUNS // max(size, 1)))
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    yield from graph.node
-    for body in all_subgraphs(graph.node):
-        yield from body.node
 
 
 def _limit(node: onnx.NodeProto, around: str | None, most: int, names: Iterator[str], limited: Set[str]) -> None:
     """`around`: the tensor with the product of the numbers of the rounds that the loops around the node are in."""
     inner = around
-    if node.domain in STANDARD and node.op_type in limited:
-        body = next((a.g for a in node.attribute if a.name == "body"), None)
+    if is_standard(node, *limited):
+        body = attribute(node, "body")
         if body is None or (node.op_type == "Loop" and not body.input):
             return  # no valid loop: onnxruntime says so
         earlier = body.input[0].name if node.op_type == "Loop" else _counter(node, body, names)
@@ -89,28 +83,16 @@ def _count(body: onnx.GraphProto, earlier: str, around: str | None, most: int, n
     nodes.append(make("Div", [trip, end], [quotient]))
     nodes.append(make("Gather", [_FIRST, quotient], [next(names)], name=f"{MARK}{most} {trip}"))
     body.initializer.append(numpy_helper.from_array(np.array(most + 1, np.int64), end))
-    nodes += [onnx.NodeProto.FromString(node.SerializeToString()) for node in body.node]
-    del body.node[:]
-    body.node.extend(nodes)
+    replace_all(body.node, [*nodes, *body.node])
     return trip
 
 
 def _counter(node: onnx.NodeProto, body: onnx.GraphProto, names: Iterator[str]) -> str:
     """Give a Scan, which has no number of its round, a state that counts them."""
     before, after, total = (next(names) for _ in range(3))
-    int64 = onnx.TensorProto.INT64
-    inputs, outputs = list(node.input), list(node.output)
-    del node.input[:], node.output[:]
-    node.input.extend([_NONE, *inputs])
-    node.output.extend([total, *outputs])
-    formals = [onnx.helper.make_tensor_value_info(before, int64, []), *_copies(body.input)]
-    results = [onnx.helper.make_tensor_value_info(after, int64, []), *_copies(body.output)]
-    del body.input[:], body.output[:]
-    body.input.extend(formals)
-    body.output.extend(results)
+    node.input.insert(0, _NONE)
+    node.output.insert(0, total)
+    for values, name in ((body.input, before), (body.output, after)):
+        values.insert(0, onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, []))
     body.node.append(onnx.helper.make_node("Add", [before, _ONE], [after]))
     return before
-
-
-def _copies(values: Iterable[onnx.ValueInfoProto]) -> list[onnx.ValueInfoProto]:
-    return [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import onnx
@@ -20,18 +19,11 @@ from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT
 from netadapt_onnx.graph.weightless import file_bytes, weights_as_inputs, write
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(OnnxFile):
     """An ONNX model after normalisation (`passes/pipeline.py`). `proto` is read-only by agreement: change a copy.
 
     `path` is the file it came from, `files` that and its external data; `sha256` and `size_bytes` cover all of them.
     """
-
-    path: Path
-    proto: onnx.ModelProto
-    sha256: str
-    size_bytes: int
-    files: tuple[Path, ...]
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -42,9 +34,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     >>> load("model.onnx").proto.opset_import[0].version
     17
     """
-    file = read(path)
-    load_external(external_tensors(file.proto), file.path)
-    return _normalised(file, file.proto.graph.initializer)
+    return _loaded(read(path), frozenset())
 
 
 def load_without_weights(path: str | os.PathLike[str], *, hashed: bool = False) -> Model:
@@ -58,14 +48,13 @@ def load_without_weights(path: str | os.PathLike[str], *, hashed: bool = False) 
         NetadaptError: as `load` does.
     """
     file = read(path, hashed=hashed)
-    unread = unread_weights(file.proto)
+    return _loaded(file, unread_weights(file.proto))
+
+
+def _loaded(file: OnnxFile, unread: Set[str]) -> Model:
+    """The model of a file, all of whose external tensors are read and checked but for those `unread`."""
     tensors = [tensor for tensor in external_tensors(file.proto) if tensor.name not in unread]
     load_external(tensors, file.path)
-    return _normalised(file, tensors)
-
-
-def _normalised(file: OnnxFile, tensors: Iterable[onnx.TensorProto]) -> Model:
-    """The model of a file whose `tensors` have just been read."""
     for tensor in tensors:
         check_tensor(tensor, file.path)
     normalise_file(file)
@@ -111,7 +100,7 @@ def save(
     file = Path(path)
     refuse_existing(file, overwrite)
     if metadata:
-        proto = _with_metadata(proto, metadata)
+        onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | dict(metadata))
     if planned is not None:
         require_planned(proto, planned)
     check(proto)
@@ -156,10 +145,3 @@ def check(proto: onnx.ModelProto) -> None:
         onnx.checker.check_model(light)
     except Exception as error:
         raise NetadaptError(f"the model is not valid ONNX: {one_line(error)}", code="not-onnx") from error
-
-
-def _with_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    merged = {p.key: p.value for p in proto.metadata_props} | dict(metadata)
-    del proto.metadata_props[:]
-    onnx.helper.set_model_props(proto, merged)
-    return proto

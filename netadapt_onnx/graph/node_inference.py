@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnx.shape_inference
+from onnx.checker import ValidationError
+from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.graph.nodes import STANDARD, node_name, subgraphs_of
+from netadapt_onnx.graph.nodes import domain_of, node_name, subgraphs_of
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.graph.shapes import Spec
 
 
 def infer_types(
     node: onnx.NodeProto,
-    version: int,
     types: Mapping[str, onnx.TypeProto],
     values: Mapping[str, onnx.TensorProto],
     opsets: Sequence[onnx.OperatorSetIdProto],
@@ -25,10 +25,9 @@ def infer_types(
 
     Args:
         node: the node.
-        version: the version of its operator's domain.
         types: those of all tensors that it reads.
         values: what is known of their values.
-        opsets: the versions of all domains, for the node's subgraphs.
+        opsets: the versions of all domains.
 
     Returns:
         Types by output, None for an operator that ONNX does not know.
@@ -36,22 +35,17 @@ def infer_types(
     Raises:
         NetadaptError: (`unrunnable`, with the node) where types or shapes contradict each other.
     """
-    domain = "" if node.domain in STANDARD else node.domain
+    domain = domain_of(node)
+    version = next((opset.version for opset in opsets if domain_of(opset) == domain), 1)
     try:
         schema = onnx.defs.get_schema(node.op_type, version, domain)
     except (onnx.defs.SchemaError, TypeError):  # TypeError: a version beyond 32 bits
         return None
     try:
-        inferred: Mapping[str, onnx.TypeProto] = onnx.shape_inference.infer_node_outputs(
-            schema, node, dict(types), dict(values), opset_imports=list(opsets)
-        )
-    except onnx.shape_inference.InferenceError as error:
+        return dict(infer_node_outputs(schema, node, dict(types), dict(values), opset_imports=list(opsets)))
+    except (InferenceError, ValidationError, RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = one_line(error).removeprefix("[ShapeInferenceError] ").removeprefix("[TypeInferenceError] ")
         raise NetadaptError(f"{node.op_type}: {reason}", node=node_name(node), code="unrunnable") from error
-    except (RuntimeError, ValueError, KeyError, TypeError, onnx.checker.ValidationError) as error:
-        message = f"{node.op_type}: {one_line(error)}"
-        raise NetadaptError(message, node=node_name(node), code="unrunnable") from error
-    return inferred
 
 
 def run_possible(node: onnx.NodeProto, feeds: Arrays, decided: bool, run: Callable[[Arrays], Arrays]) -> Arrays:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import chain, count
+from typing import Any
 
 import onnx
 
 
 def subgraphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The subgraphs of a node (If branches, Loop and Scan bodies)."""
-    graphs = []
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            graphs.append(attribute.g)
-        graphs.extend(attribute.graphs)
-    return graphs
+    return [graph for a in node.attribute for graph in ([a.g, *a.graphs] if a.HasField("g") else a.graphs)]
 
 
 def captured(node: onnx.NodeProto) -> list[str]:
@@ -41,10 +38,12 @@ def all_subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
             yield from all_subgraphs(body.node)
 
 
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of its subgraphs at any depth."""
-    for each in (graph, *all_subgraphs(graph.node)):
-        yield from each.node
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those of their subgraphs at any depth."""
+    for node in nodes:
+        yield node
+        for body in subgraphs_of(node):
+            yield from all_nodes(body.node)
 
 
 def rename(node: onnx.NodeProto, names: Mapping[str, str], hidden: Set[str] = frozenset()) -> None:
@@ -74,9 +73,14 @@ def node_name(node: onnx.NodeProto) -> str:
     return node.name or next((name for name in node.output if name), node.op_type)
 
 
-def domain_of(entry: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
-    """The domain of a node's operator, or of a set of operators; '' for ONNX's own."""
-    return "" if entry.domain in STANDARD else entry.domain
+def domain_of(message: onnx.NodeProto | onnx.OperatorSetIdProto) -> str:
+    """The domain of a node or an opset import, which is '' for ONNX's own operators."""
+    return "" if message.domain in STANDARD else str(message.domain)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute, `default` where it has none of this name."""
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 def is_standard(node: onnx.NodeProto, *operators: str) -> bool:
@@ -94,16 +98,21 @@ def opset_version(proto: onnx.ModelProto, default: int = 1) -> int:
     return max((entry.version for entry in proto.opset_import if entry.domain in STANDARD), default=default)
 
 
-def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Give a graph other nodes, which may be some of its own."""
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+def unused_name(base: str, used: Container[str]) -> str:
+    """A name that is not `used`, `base` if that is free."""
+    return next(name for name in chain([base], (f"{base}_{i}" for i in count(1))) if name not in used)
 
 
-def keep_nodes(graph: onnx.GraphProto, kept: Sequence[onnx.NodeProto]) -> bool:
-    """Drop all nodes of a graph but some; whether there are any others."""
-    changed = len(kept) < len(graph.node)
+def replace_all(field: Any, messages: Iterable[Any]) -> None:
+    """Give a repeated field of a message other members, which may be some of its own."""
+    copies = [type(message).FromString(message.SerializeToString()) for message in messages]
+    del field[:]
+    field.extend(copies)
+
+
+def keep_only(field: Any, kept: Sequence[Any]) -> bool:
+    """Drop all members of a repeated field but some; whether there are any others."""
+    changed = len(kept) < len(field)
     if changed:
-        set_nodes(graph, kept)
+        replace_all(field, kept)
     return changed

@@ -27,6 +27,7 @@ from netadapt_onnx.graph.external_data import (
     open_external,
 )
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT
+from netadapt_onnx.graph.shapes import dtype_of
 from netadapt_onnx.graph.validity import bytes_needed, require_valid
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -93,7 +94,7 @@ def parse(path: str | os.PathLike[str], *, hashed: bool = True) -> OnnxFile:
 
 def external_array(tensor: TensorProto, file: Path) -> np.ndarray | None:
     """An external tensor's values, copied once and not three times; None for types that numpy does not have."""
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    dtype = dtype_of(tensor.data_type)
     if dtype.kind not in "iuf" or bytes_needed(tensor) != prod(tensor.dims) * dtype.itemsize:
         return None
     with open_external(tensor, file) as stream:
@@ -124,16 +125,12 @@ def _contents(file: Path) -> bytes:
     if not file.is_file():
         raise NetadaptError(f"{file}: no such file", code="missing-file")
     if file.stat().st_size > PROTOBUF_LIMIT:
-        raise NetadaptError(
-            f"{file} holds {file.stat().st_size} bytes, more than an ONNX file can (2 GiB)",
-            hint="keep the weights as external data",
-            code="not-onnx",
-        )
+        message = f"{file} holds {file.stat().st_size} bytes, more than an ONNX file can (2 GiB)"
+        raise NetadaptError(message, hint="keep the weights as external data", code="not-onnx")
     data = file.read_bytes()
     if data.startswith(_LFS_POINTER):
-        raise NetadaptError(
-            f"{file} is a Git LFS pointer and not the model", hint="run `git lfs pull`", code="missing-file"
-        )
+        message = f"{file} is a Git LFS pointer and not the model"
+        raise NetadaptError(message, hint="run `git lfs pull`", code="missing-file")
     return data
 
 
@@ -158,11 +155,8 @@ def _check_extent(tensor: TensorProto, size: int, file: Path) -> None:
         length = size - place.offset if tensor.data_type == TensorProto.STRING else needed
         tensor.external_data.add(key="length", value=str(max(0, length)))
     if length < needed or place.offset + length > size:
-        raise NetadaptError(
-            f"{file}: external data of '{tensor.name}' reach beyond the end of {place.location} ({size} bytes)",
-            hint="copy the whole file beside the model",
-            code="external-data",
-        )
+        message = f"{file}: external data of '{tensor.name}' reach beyond the end of {place.location} ({size} bytes)"
+        raise NetadaptError(message, hint="copy the whole file beside the model", code="external-data")
     if length > needed and tensor.data_type != TensorProto.STRING:
         shape = tuple(tensor.dims)
         message = f"{file}: tensor '{tensor.name}' holds {length} bytes, its shape {shape} fewer"

@@ -16,7 +16,7 @@ import onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.external_data import external_tensors, load_external
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.graph.nodes import captured, domain_of, opset_version, subgraphs_of
+from netadapt_onnx.graph.nodes import captured, domain_of, is_standard, opset_version, subgraphs_of
 from netadapt_onnx.graph.onnx_file import read
 from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
 from netadapt_onnx.graph.passes.normalise_declarations import MINIMUM_IR
@@ -33,6 +33,10 @@ def stands_in(error: NetadaptError) -> str:
     """What to say where a device cannot run the file as it is. Raises every other error again."""
     if error.code not in REFUSED:
         raise error
+    return _note(error)
+
+
+def _note(error: NetadaptError) -> str:
     return f"the file as given: {error.message}; its normalised form stands for it"
 
 
@@ -57,14 +61,13 @@ def as_given(model: Model, normalised: onnx.ModelProto, *, always: bool = False)
     """
     try:
         proto = read_as_given(model, weights=False)
-        if not always and _signature(proto) == _signature(normalised):
-            return AsGiven(model.sha256)
-        _load(proto, model.path)
-        if not always and _optimised_alike(proto, normalised):
-            return AsGiven(model.sha256)
-        return AsGiven(model.sha256, proto)
+        alike = not always and _signature(proto) == _signature(normalised)
+        if not alike:
+            load_external(external_tensors(proto), model.path)
+            alike = not always and _optimised_alike(proto, normalised)
+        return AsGiven(model.sha256, None if alike else proto)
     except NetadaptError as error:
-        return AsGiven(model.sha256, note=f"the file as given: {error.message}; its normalised form stands for it")
+        return AsGiven(model.sha256, note=_note(error))
 
 
 def runs_as_given(model: Model) -> tuple[onnx.ModelProto, str]:
@@ -86,12 +89,8 @@ def read_as_given(model: Model, *, weights: bool = True) -> onnx.ModelProto:
     if file.sha256 != model.sha256:
         raise NetadaptError(f"{model.path} is no longer the file that was loaded", code="changed-file")
     if weights:
-        _load(file.proto, file.path)
+        load_external(external_tensors(file.proto), file.path)
     return file.proto
-
-
-def _load(proto: onnx.ModelProto, path: Path) -> None:
-    load_external(external_tensors(proto), path)
 
 
 def _optimised_alike(proto: onnx.ModelProto, normalised: onnx.ModelProto) -> bool:
@@ -123,27 +122,19 @@ def _graph(graph: onnx.GraphProto, outer: Operands, overridable: bool, depth: in
     operand_by_name: dict[str, Hashable] = {**outer, **inputs, **constants, **sparse, "": None}
     nodes: list[Hashable] = []
     for node in graph.node:
-        domain = domain_of(node)
-        value = constant_value(node) if (domain, node.op_type) == ("", "Constant") else None
+        value = constant_value(node) if is_standard(node, "Constant") else None
         if value is not None:
             operand_by_name[node.output[0]] = ("constant", *_tensor(value))
             continue
         operand_by_name |= {name: ("node", depth, len(nodes), i) for i, name in enumerate(node.output)}
-        attributes = sorted((a.name, a.SerializeToString(deterministic=True)) for a in node.attribute if not _held(a))
+        plain = [a for a in node.attribute if not (a.HasField("g") or a.graphs)]
+        attributes = sorted((a.name, a.SerializeToString(deterministic=True)) for a in plain)
         operands = tuple(operand_by_name.get(name) for name in node.input)
         inner = tuple(_graph(body, operand_by_name, False, depth + 1) for body in subgraphs_of(node))
-        nodes.append((domain, node.op_type, tuple(attributes), operands, len(node.output), inner))
-    return tuple(map(_type, fed)), tuple(nodes), tuple(operand_by_name.get(value.name) for value in graph.output)
-
-
-def _held(attribute: onnx.AttributeProto) -> bool:
-    return attribute.HasField("g") or bool(attribute.graphs)
+        nodes.append((domain_of(node), node.op_type, tuple(attributes), operands, len(node.output), inner))
+    types = tuple(value.type.SerializeToString(deterministic=True) for value in fed)
+    return types, tuple(nodes), tuple(operand_by_name.get(value.name) for value in graph.output)
 
 
 def _tensor(tensor: onnx.TensorProto) -> tuple[int, tuple[int, ...]]:
     return tensor.data_type, tuple(tensor.dims)
-
-
-def _type(value: onnx.ValueInfoProto) -> bytes:
-    kind: bytes = value.type.SerializeToString(deterministic=True)
-    return kind

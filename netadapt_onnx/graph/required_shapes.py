@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.inputs import declared_shape
+from netadapt_onnx.graph.inputs import declared_shape, sizes_of_symbols
 from netadapt_onnx.graph.nodes import is_standard
-from netadapt_onnx.graph.shapes import Shape, Shapes
+from netadapt_onnx.graph.shapes import Shape, Shapes, format_shape
 from netadapt_onnx.graph.usual_sizes import Dims, Readers, kind_of_axis, sizes_by_readers, trials
 
 # The code of errors that only a shape is missing.
@@ -45,21 +45,15 @@ class OpenTensor:
 
 def open_inputs(proto: onnx.ModelProto, settled: Shapes) -> list[OpenTensor]:
     """The inputs with an open axis beyond the first, or without a shape, whose shape is not `settled`."""
-    opened: list[onnx.ValueInfoProto] = []
-    for value in proto.graph.input:
-        declared = declared_shape(value)
-        if value.name in settled or not value.type.HasField("tensor_type"):
-            continue
-        if declared is None or None in declared[1:]:
-            opened.append(value)
-    symbols = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim[1:]} - {""}
-    for value in proto.graph.input if opened else ():  # whose only open axis, the first, is the length of another
-        declared = declared_shape(value)
-        alone = value.name not in settled and declared and declared[0] is None and None not in declared[1:]
-        if alone and value.type.tensor_type.shape.dim[0].dim_param in symbols:
-            opened.append(value)
+    tensors = [v for v in proto.graph.input if v.name not in settled and v.type.HasField("tensor_type")]
+    shapes = [(value, declared_shape(value)) for value in tensors]
+    opened = [value for value, shape in shapes if shape is None or None in shape[1:]]
     if not opened:
         return []
+    symbols = {dim.dim_param for value in proto.graph.input for dim in value.type.tensor_type.shape.dim[1:]} - {""}
+    batches = [value for value, shape in shapes if shape and shape[0] is None and None not in shape[1:]]
+    # Whose only open axis, the first, is the length of another.
+    opened += [value for value in batches if value.type.tensor_type.shape.dim[0].dim_param in symbols]
     readers = Readers.of(proto.graph)
     return [OpenTensor(value.name, _dims(readers, value)) for value in opened]
 
@@ -94,13 +88,11 @@ def declare_outputs(
     foreign = {name for node in graph.node if not is_standard(node) for name in node.output if name}
     declared = {value.name: value for value in graph.value_info}
     for name in sorted(foreign & shapes.keys()):
-        readers = [node for node in graph.node if name in node.input]
-        constant_operands = [operand for node in readers for operand in node.input if operand in constants]
-        kinds = [
-            constants[operand].data_type for operand in constant_operands if constants[operand].data_type in FLOATS
-        ]
+        operands = [operand for node in graph.node if name in node.input for operand in node.input]
+        kinds = [constants[operand].data_type for operand in operands if operand in constants]
+        kind = next((kind for kind in kinds if kind in FLOATS), onnx.TensorProto.FLOAT)
         value = declared[name] if name in declared else graph.value_info.add()
-        code = value.type.tensor_type.elem_type or next(iter(kinds), onnx.TensorProto.FLOAT)
+        code = value.type.tensor_type.elem_type or kind
         value.CopyFrom(onnx.helper.make_tensor_value_info(name, code, shapes[name]))
     return {name: shape for name, shape in shapes.items() if name not in foreign}
 
@@ -109,17 +101,14 @@ def refuse_other_shapes(requested: Shapes, specs: Mapping[str, tuple[Shape, obje
     """Raise NetadaptError for a shape that was given of a tensor that turns out to have another."""
     for name, shape in requested.items():
         if name in specs and specs[name][0] != shape:
-            actual = "x".join(map(str, specs[name][0]))
+            actual = format_shape(specs[name][0])
             raise NetadaptError(f"--shape {name}: its shape is {actual}", hint="leave it out", code="usage")
 
 
 def shape_options(shapes: Mapping[str, Sequence[int | str]]) -> list[str]:
     """`--shape NAME=1x3x224x224` for each, as words of a command line."""
-    return [
-        word
-        for name, sizes in shapes.items()
-        for word in ("--shape", f"{name}={'x'.join(str(size) if isinstance(size, int) else '?' for size in sizes)}")
-    ]
+    texts = {name: format_shape(n if isinstance(n, int) else None for n in sizes) for name, sizes in shapes.items()}
+    return [word for name, text in texts.items() for word in ("--shape", f"{name}={text}")]
 
 
 def typed(words: Sequence[str]) -> str:
@@ -133,8 +122,10 @@ def proposal(
     opened: Sequence[OpenTensor], proto: onnx.ModelProto, requested: Shapes, batch_size: int, fits: Fits
 ) -> str:
     """What to type: all shapes, also the `requested` ones, with sizes that fit, or else a `?` for each open size."""
-    settled = _symbols(proto, requested)
-    batches = _first_axes(proto)
+    settled = sizes_of_symbols(proto, requested)
+    # Names of first axes of inputs that have more: where a state has the same behind its first, that is its batch.
+    dims_of_inputs = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+    batches = {dims[0].dim_param for dims in dims_of_inputs if len(dims) > 1}
     kinds: dict[str, str] = {}
     for tensor in opened:
         for axis, symbols in enumerate(_parts(tensor)):
@@ -145,39 +136,20 @@ def proposal(
     best, proposed = NOT, dict(requested)
     for sizes in trials(list(kinds.values()), proto.graph, batch_size) if fits is not None else ():
         values = {**{symbol: sizes[kind] for symbol, kind in kinds.items()}, **settled}
-        shapes = {tensor.name: _filled(tensor, values) for tensor in opened}
-        how = fits({**requested, **shapes}) if fits is not None else NOT
+        shapes = {**requested, **{tensor.name: _filled(tensor, values) for tensor in opened}}
+        how = fits(shapes) if fits is not None else NOT
         if how > best:
-            best, proposed = how, {**requested, **shapes}
+            best, proposed = how, shapes
         if best == WELL:
             break
+    give = f"give {'its shape' if len(opened) == 1 else 'their shapes'} with"
     if best > NOT:
-        return f"give {_whose(opened)} with {typed(shape_options(proposed))}"
+        return f"{give} {typed(shape_options(proposed))}"
     blank: dict[str, Sequence[int | str]] = {
         tensor.name: [batch_size if k == 0 and not isinstance(n, int) else n for k, n in enumerate(tensor.dims)]
         for tensor in opened
     }
-    return f"give {_whose(opened)} with {typed(shape_options({**requested, **blank}))}, a number for each ?"
-
-
-def _whose(opened: Sequence[OpenTensor]) -> str:
-    return "its shape" if len(opened) == 1 else "their shapes"
-
-
-def _first_axes(proto: onnx.ModelProto) -> set[str]:
-    """Names of first axes of inputs that have more: where a state has the same behind its first, that is its batch."""
-    shapes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
-    return {dims[0].dim_param for dims in shapes if len(dims) > 1}
-
-
-def _symbols(proto: onnx.ModelProto, shapes: Shapes) -> dict[str, int]:
-    """Names of axes whose sizes follow from shapes that are given."""
-    return {
-        dim.dim_param: size
-        for value in proto.graph.input
-        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False)
-        if dim.dim_param
-    }
+    return f"{give} {typed(shape_options({**requested, **blank}))}, a number for each ?"
 
 
 def _parts(tensor: OpenTensor) -> list[list[int | str]]:
@@ -204,7 +176,7 @@ def refuse_open(proto: onnx.ModelProto, requested: Shapes, batch_size: int, fits
         names = ", ".join(f"'{tensor.name}'" for tensor in opened)
         message = f"input {names} has no shape" if len(opened) == 1 else f"inputs {names} have no shape"
     elif len(opened) == 1:
-        sizes = "x".join(str(size) if isinstance(size, int) else "?" for size in opened[0].dims)
+        sizes = format_shape(n if isinstance(n, int) else None for n in opened[0].dims)
         message = f"input {texts} has a dynamic axis beyond the first: {sizes}"
     else:
         message = f"inputs {texts} have dynamic axes beyond the first"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.loop_limits import exceeded, limit_trips
+from netadapt_onnx.graph.shapes import Specs
 from netadapt_onnx.graph.weightless import file_bytes, light_copy
 
 if TYPE_CHECKING:
@@ -78,11 +79,11 @@ def session(
         opened.weights = weights  # onnxruntime reads the arrays in place for as long as the session lives
         return opened
     except Exception as error:  # onnxruntime raises a dozen unrelated types, some of them plain RuntimeError
-        raise NetadaptError(
-            f"onnxruntime cannot load the model: {one_line(error)}",
-            hint="check it with `onnx.checker` or export it again",
-            code="unloadable",
-        ) from error
+        raise _refused(error, "check it with `onnx.checker` or export it again") from error
+
+
+def _refused(error: Exception, hint: str = "") -> NetadaptError:
+    return NetadaptError(f"onnxruntime cannot load the model: {one_line(error)}", hint=hint, code="unloadable")
 
 
 def _open(model: str | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -113,7 +114,7 @@ def optimised(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     try:
         _open(model.SerializeToString(), options)
     except Exception as error:
-        raise NetadaptError(f"onnxruntime cannot load the model: {one_line(error)}", code="unloadable") from error
+        raise _refused(error) from error
     return onnx.load(folder / "optimised.onnx", load_external_data=False)
 
 
@@ -124,10 +125,9 @@ def _bounded_memory() -> bool:
 
     where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     doubling = 0  # the arena grows in regions twice as large, so that what is given back is of use again
+    limits = ort.OrtArenaCfg({"max_mem": BOUNDED_BYTES, "arena_extend_strategy": doubling})
     try:
-        ort.create_and_register_allocator(
-            where, ort.OrtArenaCfg({"max_mem": BOUNDED_BYTES, "arena_extend_strategy": doubling})
-        )
+        ort.create_and_register_allocator(where, limits)
     except Exception:
         return False
     return True
@@ -175,17 +175,15 @@ def _beyond_bounds(reason: str) -> str | None:
     return None
 
 
-def random_inputs(specs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], seed: int = 0) -> Arrays:
+def random_inputs(specs: Specs, seed: int = 0) -> Arrays:
     """Inputs that exercise a model: standard normal floats, any bytes, integers 0 and 1, mixed booleans."""
     rng = np.random.default_rng(seed)
     inputs: Arrays = {}
     for name, (shape, dtype) in specs.items():
         if dtype.kind in "iu" and dtype.itemsize == 1:
             inputs[name] = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-        elif np.issubdtype(dtype, np.integer):
+        elif dtype.kind in "iub":
             inputs[name] = rng.integers(0, 2, shape).astype(dtype)
-        elif dtype == np.bool_:
-            inputs[name] = rng.integers(0, 2, shape).astype(bool)
         elif dtype.kind in "OUS":
             inputs[name] = np.full(shape, "a", dtype=object)
         else:

@@ -2,63 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.inputs import declared_shape, declared_specs, input_specs
+from netadapt_onnx.graph.inputs import declared_shape, declared_specs, fits, input_specs, longer, sizes_of_symbols
 from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, captured, is_standard
-from netadapt_onnx.graph.required_shapes import NOT, SOMEHOW, WELL, Fits
+from netadapt_onnx.graph.required_shapes import NOT, SOMEHOW, WELL
 from netadapt_onnx.graph.runtime import CANNOT_RUN
 from netadapt_onnx.graph.shape_inference import Evaluation
-from netadapt_onnx.graph.shapes import Shape, Shapes, Specs
+from netadapt_onnx.graph.shapes import Shapes, Specs
 from netadapt_onnx.graph.single_node import SingleNodes
-
-Tensors = Mapping[str, onnx.TensorProto]
-
-
-def fits_of(proto: onnx.ModelProto, tensors: Tensors, evaluate: Callable[[dict[str, Shape]], Evaluation]) -> Fits:
-    """A function that rates how well the tensors of a model fit together.
-
-    Args:
-        proto: the model, which need not hold its initializers.
-        tensors: those by name.
-        evaluate: the evaluation of the model at the shapes of some inputs.
-    """
-
-    def fits(sizes: Shapes) -> int:
-        try:
-            return _fit(proto, evaluate(dict(sizes)), tensors)
-        except NetadaptError:
-            return NOT
-
-    return fits
-
-
-def _fit(proto: onnx.ModelProto, trial: Evaluation, tensors: Tensors) -> int:
-    """A constant that is added should not stretch what it is added to."""
-    specs = trial.tensor_specs
-    possible = not any(reason.startswith(CANNOT_RUN) for reason in trial.opaque.values())
-    if not possible or not all(agrees(value, specs) for value in proto.graph.output):
-        return NOT
-    for node in proto.graph.node:
-        if node.op_type == "Add" and len(node.input) == 2 and not tensors.keys().isdisjoint(node.input):
-            shapes = {specs[n][0] for n in (*node.input, *node.output) if n in specs and n not in tensors}
-            if len(shapes) > 1:
-                return SOMEHOW
-    return WELL
 
 
 def agrees(value: onnx.ValueInfoProto, specs: Specs) -> bool:
     """Whether a tensor has the shape that the file declares."""
     declared = declared_shape(value)
-    if declared is None or value.name not in specs:
-        return True
-    shape = specs[value.name][0]
-    return len(shape) == len(declared) and all(d in (None, n) for d, n in zip(declared, shape, strict=True))
+    return declared is None or value.name not in specs or fits(specs[value.name][0], declared)
 
 
 @dataclass(frozen=True)
@@ -78,12 +41,7 @@ class ShapeEvaluator:
         Shapes of operators that nothing can run are assumed only as long as nothing in the graph contradicts that.
         Raises NetadaptError (code `unrunnable`) for a model that cannot have inputs of these shapes.
         """
-        symbols = {
-            dim.dim_param: size
-            for value in self.proto.graph.input
-            for dim, size in zip(value.type.tensor_type.shape.dim, specs[value.name][0], strict=False)
-            if dim.dim_param
-        }
+        symbols = sizes_of_symbols(self.proto, {name: shape for name, (shape, _) in specs.items()})
         graph = self.proto.graph
         declared = declared_specs([*graph.value_info, *graph.output], symbols, batch_size)
         try:
@@ -95,9 +53,23 @@ class ShapeEvaluator:
                 raise
         return Evaluation(self.proto, self.initializers, specs, declared, self.single_nodes, assume=False)
 
-    def at_shapes(self, shapes: Shapes, batch_size: int) -> Evaluation:
-        """The evaluation at the shapes of those inputs that need one. Raises what `at` and `input_specs` raise."""
-        return self.at(input_specs(self.proto, shapes, batch_size), batch_size)
+    def fit(self, shapes: Shapes, batch_size: int) -> int:
+        """How well the graph's tensors fit together at the shapes of those inputs that need one."""
+        try:
+            trial = self.at(input_specs(self.proto, shapes, batch_size), batch_size)
+        except NetadaptError:
+            return NOT
+        specs = trial.tensor_specs
+        possible = not any(reason.startswith(CANNOT_RUN) for reason in trial.opaque.values())
+        if not possible or not all(agrees(value, specs) for value in self.proto.graph.output):
+            return NOT
+        constants = self.initializers.keys()
+        for node in self.proto.graph.node:  # a constant that is added should not stretch what it is added to
+            if node.op_type == "Add" and len(node.input) == 2 and not constants.isdisjoint(node.input):
+                shapes_met = {specs[n][0] for n in (*node.input, *node.output) if n in specs and n not in constants}
+                if len(shapes_met) > 1:
+                    return SOMEHOW
+        return WELL
 
     def at_if_possible(self, specs: Specs, batch_size: int) -> Evaluation | None:
         """The evaluation at these shapes of the inputs; None if the model cannot have them."""
@@ -110,11 +82,7 @@ class ShapeEvaluator:
 
     def at_next_batch(self, specs: Specs, batch_inputs: list[str], batch_size: int) -> Evaluation | None:
         """The evaluation with the first axis of `batch_inputs` one longer; None if the model has its batch baked in."""
-        larger = dict(specs)
-        for name in batch_inputs:
-            (size, *others), dtype = specs[name]
-            larger[name] = (size + 1, *others), dtype
-        return self.at_if_possible(larger, batch_size + 1)
+        return self.at_if_possible(longer(specs, dict.fromkeys(batch_inputs, (0,)), 1), batch_size + 1)
 
     def conditions(self, evaluation: Evaluation) -> Mapping[str, np.ndarray]:
         """The values of those conditions of If nodes that have one."""

@@ -18,10 +18,10 @@ from onnx import numpy_helper
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.contradictions import refuse_contradiction
 from netadapt_onnx.graph.node_inference import infer_types, returned, run_possible
-from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, STANDARD, captured, node_name, reads_from_outside
+from netadapt_onnx.graph.nodes import READS_SHAPE_ONLY, domain_of, is_standard, node_name, reads, reads_from_outside
 from netadapt_onnx.graph.passes.pipeline import normalise_nodes
 from netadapt_onnx.graph.runtime import Arrays, random_inputs
-from netadapt_onnx.graph.shapes import Spec, Specs, spec_bytes
+from netadapt_onnx.graph.shapes import Shape, Spec, Specs, dtype_of, spec_bytes
 from netadapt_onnx.graph.single_node import SingleNodes
 
 READS_TYPE_OF_SECOND = {"CastLike"}
@@ -93,17 +93,16 @@ class Evaluation:
         self._assume = assume
         self.unfinished: dict[str, None] = {}
         self._opsets = list(proto.opset_import)
-        self._versions = {"" if o.domain in STANDARD else o.domain: o.version for o in proto.opset_import}
         self._producer = {name: node for node in proto.graph.node for name in node.output if name}
         for name, (shape, dtype) in specs.items():
-            self._record_spec(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+            self._record_spec(name, (shape, dtype))
             self.tainted.add(name)
         for value in proto.graph.input:
             if value.name not in specs and value.name not in initializers:
                 self._types[value.name] = value.type
                 self.tainted.add(value.name)
         for tensor in initializers.values():
-            self._record_spec(tensor.name, tuple(tensor.dims), tensor.data_type)
+            self._record_type(tensor.name, tuple(tensor.dims), tensor.data_type)
             if tensor.data_location == onnx.TensorProto.EXTERNAL:  # its values are not loaded
                 self.tainted.add(tensor.name)
             elif prod(tensor.dims) <= VISIBLE_ELEMENTS and tensor.data_type != onnx.TensorProto.STRING:
@@ -129,9 +128,7 @@ class Evaluation:
                 pending.pop()
                 continue
             node = self._producer[pending[-1]]
-            needs = [
-                read for read in _valued_reads(node) if read not in self._values and read not in self._initializers
-            ]
+            needs = [n for n in _valued_reads(node) if n not in self._values and n not in self._initializers]
             if needs:
                 pending += needs
             else:
@@ -139,28 +136,33 @@ class Evaluation:
         return self._values[name]
 
     def _compute(self, node: onnx.NodeProto, *, bounded: bool = False) -> None:
-        reads = {name: self._value_of(name) for name in _valued_reads(node)}
-        for name in set(node.input) - reads.keys() - {""}:  # only its type is read
-            reads[name] = np.zeros((), self.tensor_specs[name][1])
-        for name, value in self._single.run(node, reads, bounded=bounded).items():
-            if isinstance(value, np.ndarray):
-                self._values[name] = value
+        feeds = {name: self._value_of(name) for name in _valued_reads(node)}
+        for name in set(node.input) - feeds.keys() - {""}:  # only its type is read
+            feeds[name] = np.zeros((), self.tensor_specs[name][1])
+        self._values |= self._run(node, feeds, bounded=bounded)
+
+    def _run(self, node: onnx.NodeProto, feeds: Arrays, *, bounded: bool = True) -> Arrays:
+        """What a node puts out, but for sequences and the like."""
+        results = self._single.run(node, feeds, bounded=bounded)
+        return {name: value for name, value in results.items() if isinstance(value, np.ndarray)}
 
     def _value_of(self, name: str) -> np.ndarray:
         return self._values[name] if name in self._values else numpy_helper.to_array(self._initializers[name])
 
     # -- shapes ------------------------------------------------------------------------------------------------------
 
-    def _record_spec(self, name: str, shape: tuple[int, ...], code: int) -> None:
+    def _record_spec(self, name: str, spec: Spec) -> None:
+        self._record_type(name, spec[0], onnx.helper.np_dtype_to_tensor_dtype(spec[1]))
+
+    def _record_type(self, name: str, shape: Shape, code: int) -> None:
         self._types[name] = onnx.helper.make_tensor_type_proto(code, shape)
         if code != onnx.TensorProto.UNDEFINED:
-            self.tensor_specs[name] = (shape, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)))
+            self.tensor_specs[name] = (shape, dtype_of(code))
 
     def _visit(self, node: onnx.NodeProto) -> None:
-        reads = [name for name in dict.fromkeys([*node.input, *captured(node)]) if name]
+        names = list(dict.fromkeys(reads(node)))
         outputs = [name for name in node.output if name]
-        standard = node.domain in STANDARD
-        if standard and node.op_type in READS_SHAPE_ONLY and node.input[0] in self.tensor_specs:
+        if is_standard(node, *READS_SHAPE_ONLY) and node.input[0] in self.tensor_specs:
             if node.input[0] not in self.uncertain:
                 self._record_value(outputs[0], self._dimensions(node))
                 return
@@ -169,34 +171,32 @@ class Evaluation:
         valued_reads = _valued_reads(node)
         if node.op_type in RANDOM or not self.tainted.isdisjoint(valued_reads):
             self.tainted.update(outputs)
-        if not self.uncertain.isdisjoint(reads):
+        if not self.uncertain.isdisjoint(names):
             self.uncertain.update(outputs)
-        missing = next((name for name in reads if name not in self._types), None)
+        missing = next((name for name in names if name not in self._types), None)
         if missing is not None:
             self._declare_or_assume(node, self.opaque.get(missing, f"the shape of '{missing}' is not known"))
             return
         refuse_contradiction(node, self.tensor_specs, self._small_value)
-        complete = self._infer(node, reads)
-        size = self._taint_by_type_and_size(reads, outputs)
-        if self._compute_with_samples(node, valued_reads, outputs):
+        complete = self._infer(node, names)
+        size = self._taint_by_type_and_size(names, outputs)
+        if self._compute_with_samples(node, valued_reads):
             return
         valued = self.tainted.isdisjoint(outputs) and all(self._is_available(name) for name in valued_reads)
         if valued and (not complete or size <= SMALL_BYTES):
             self._evaluate(node, outputs, bounded=not complete)
-        elif not complete and sum(map(self._bytes, reads)) <= LARGEST_BYTES and {*reads} <= self.tensor_specs.keys():
-            self._sample(node, reads)
+        elif not complete and sum(map(self._bytes, names)) <= LARGEST_BYTES and {*names} <= self.tensor_specs.keys():
+            self._sample(node, names, outputs)
         elif not complete:
             self._declare_or_assume(node, f"the shapes of {node.op_type} ('{node_name(node)}') are not known")
 
     def _taint_by_type_and_size(self, reads: list[str], outputs: list[str]) -> int:
         """Let outputs stay in the graph whose type or size no constant may have; returns their size in bytes."""
         kinds = {name: self.tensor_specs[name][1].kind for name in [*reads, *outputs] if name in self.tensor_specs}
-        if NOT_NUMPYS in kinds.values():  # onnxruntime takes and gives no arrays of such types
-            self.tainted.update(outputs)
-        if any(kinds.get(name) == STRINGS for name in outputs):  # of unbounded length, and no shape depends on them
-            self.tainted.update(outputs)
+        strings = any(kinds.get(name) == STRINGS for name in outputs)  # of any length, and no shape depends on them
         size = sum(map(self._bytes, outputs))
-        if size > LARGEST_BYTES or size > self._allowed_bytes:
+        # onnxruntime takes and gives no arrays of types that are not numpy's.
+        if NOT_NUMPYS in kinds.values() or strings or size > min(LARGEST_BYTES, self._allowed_bytes):
             self.tainted.update(outputs)
         elif self.tainted.isdisjoint(outputs):
             self._allowed_bytes -= size
@@ -211,14 +211,12 @@ class Evaluation:
 
     def _record_value(self, name: str, value: np.ndarray) -> None:
         self._values[name] = value
-        self._record_spec(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+        self._record_spec(name, (value.shape, value.dtype))
         if value.size <= VISIBLE_ELEMENTS and value.dtype.kind in "iufb":
             self._visible_values[name] = numpy_helper.from_array(value, name)
 
     def _is_available(self, name: str) -> bool:
-        if name in self._values:
-            return True
-        return name in self._initializers and self._bytes(name) <= SMALL_BYTES
+        return name in self._values or (name in self._initializers and self._bytes(name) <= SMALL_BYTES)
 
     def _small_value(self, name: str) -> np.ndarray | None:
         return self._value_of(name) if self._is_available(name) else None
@@ -228,10 +226,9 @@ class Evaluation:
 
     def _infer(self, node: onnx.NodeProto, reads: list[str]) -> bool:
         """ONNX's inference for one node; False if it leaves a dimension open."""
-        domain = "" if node.domain in STANDARD else node.domain
         types = {name: self._types[name] for name in reads}
         values = {name: self._visible_values[name] for name in reads if name in self._visible_values}
-        inferred = infer_types(node, self._versions.get(domain, 1), types, values, self._opsets)
+        inferred = infer_types(node, types, values, self._opsets)
         if inferred is None:
             return False
         complete = True
@@ -248,7 +245,7 @@ class Evaluation:
                 if name in inferred:
                     self._types[name] = inferred[name]
             else:
-                self._record_spec(name, shape, inferred[name].tensor_type.elem_type)
+                self._record_type(name, shape, inferred[name].tensor_type.elem_type)
         return complete
 
     def _evaluate(self, node: onnx.NodeProto, outputs: list[str], *, bounded: bool) -> None:
@@ -273,36 +270,32 @@ class Evaluation:
         self.unfinished[error.message] = None
         return error.message
 
-    def _sample(self, node: onnx.NodeProto, reads: list[str]) -> None:
+    def _sample(self, node: onnx.NodeProto, reads: list[str], outputs: list[str]) -> None:
         """Shapes from one run on random inputs. What ONNX cannot infer may depend on the data: then it is uncertain."""
         values = {name: self._value_of(name) for name in reads if self._is_available(name)}
         values |= {name: self._samples[name] for name in reads if name in self._samples}
-        others = {name: self.tensor_specs[name] for name in reads if name not in values and name in self.tensor_specs}
-        outputs = [name for name in node.output if name]
+        others = {name: self.tensor_specs[name] for name in reads if name not in values}
+        feeds = {**random_inputs(others), **values}
         try:
             decided = bool(node.input) and node.input[0] in values
-            feeds = {**random_inputs(others), **values}
-            results = run_possible(node, feeds, decided, lambda fed: self._single.run(node, fed))
+            results = run_possible(node, feeds, decided, lambda fed: self._run(node, fed))
         except NetadaptError as error:
             self.failed.update(outputs)
-            for name, (shape, dtype) in returned(node, self._branch_specs):
-                self._record_spec(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+            for name, spec in returned(node, self._branch_specs):
+                self._record_spec(name, spec)
                 self.uncertain.add(name)
             if {*outputs} <= self.tensor_specs.keys():
                 return
-            if node.domain in STANDARD and not onnx.defs.has(node.op_type):
+            if is_standard(node) and not onnx.defs.has(node.op_type):
                 message = f"neither ONNX nor onnxruntime has an operator {node.op_type}"
                 raise NetadaptError(message, node=node_name(node), code="unloadable") from error
-            reason = self._reason_of_bound(error) or (
-                _missing_operator(node) if error.code == "unloadable" else error.message
-            )
-            self._declare_or_assume(node, reason)
+            reason = _missing_operator(node) if error.code == "unloadable" else error.message
+            self._declare_or_assume(node, self._reason_of_bound(error) or reason)
             return
-        if onnx.defs.has(node.op_type, "" if node.domain in STANDARD else node.domain):
+        if onnx.defs.has(node.op_type, domain_of(node)):
             self.uncertain.update(outputs)
         for name, value in results.items():
-            if isinstance(value, np.ndarray):
-                self._record_spec(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+            self._record_spec(name, (value.shape, value.dtype))
 
     def _branch_specs(self, body: onnx.GraphProto) -> Specs:
         """Shapes of the tensors of a branch."""
@@ -316,50 +309,44 @@ class Evaluation:
         specs = {name: self.tensor_specs[name] for name in outer if name in self.tensor_specs and name not in constants}
         return Evaluation(model, constants, specs, {}, self._single, assume=self._assume).tensor_specs
 
-    def _compute_with_samples(self, node: onnx.NodeProto, reads: list[str], outputs: list[str]) -> bool:
+    def _compute_with_samples(self, node: onnx.NodeProto, reads: list[str]) -> bool:
         """Compute a node from sampled sizes; whether the shapes of its outputs are known by that."""
-        if self._samples.keys().isdisjoint(reads) or not all(
-            self._is_available(r) or r in self._samples for r in reads
-        ):
+        sampled = {name: self._samples[name] for name in reads if name in self._samples}
+        others = [name for name in reads if name not in sampled]
+        if not sampled or not all(map(self._is_available, others)):
             return False
         try:
-            results = self._single.run(
-                node, {r: self._samples[r] if r in self._samples else self._value_of(r) for r in reads}
-            )
+            results = self._run(node, sampled | {name: self._value_of(name) for name in others})
         except NetadaptError:
             return False
-        for name in outputs:
-            value = results.get(name)
-            if isinstance(value, np.ndarray):
-                self._record_spec(name, value.shape, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
-                self.uncertain.add(name)
-                if value.nbytes <= SMALL_BYTES:
-                    self._samples[name] = value
+        for name, value in results.items():
+            self._record_spec(name, (value.shape, value.dtype))
+            self.uncertain.add(name)
+            if value.nbytes <= SMALL_BYTES:
+                self._samples[name] = value
         return True
 
     def _declare_or_assume(self, node: onnx.NodeProto, reason: str) -> None:
         """The shapes of the outputs are declared, assumed, or not known at all; their values never."""
         outputs = [name for name in node.output if name]
-        first = next((name for name in node.input if name in self.tensor_specs), None)
+        first = next((self.tensor_specs[name] for name in node.input if name in self.tensor_specs), None)
         self.tainted.update(outputs)
         for name in outputs:
             if name in self.tensor_specs:
                 continue
             self.opaque[name] = reason
             if name in self._declared:
-                shape, dtype = self._declared[name]
-                self._record_spec(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
-            elif self._assume and first is not None and name not in self._types and node.domain not in STANDARD:
-                shape, dtype = self.tensor_specs[first]
-                self._record_spec(name, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+                self._record_spec(name, self._declared[name])
+            elif self._assume and first is not None and name not in self._types and not is_standard(node):
+                self._record_spec(name, first)
                 self.assumed.append(name)
                 self.uncertain.add(name)
 
 
 def _valued_reads(node: onnx.NodeProto) -> list[str]:
     """The tensors whose values a node reads, its subgraphs included."""
-    inputs = node.input[:1] if node.op_type in READS_TYPE_OF_SECOND else node.input
-    return [name for name in dict.fromkeys([*inputs, *captured(node)]) if name]
+    names = node.input[:1] if node.op_type in READS_TYPE_OF_SECOND else reads(node)
+    return list(dict.fromkeys(names))
 
 
 def _missing_operator(node: onnx.NodeProto) -> str:

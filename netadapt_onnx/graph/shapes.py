@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -21,10 +21,24 @@ Specs = Mapping[str, Spec]
 _PACKED = re.compile(r"U?INT([24])|FLOAT([46])E\dM\d")
 
 
+def format_shape(shape: Iterable[int | str | None]) -> str:
+    """A shape as messages and options write it, with a `?` for an open axis without a name.
+
+    >>> format_shape((3, 224, None)), format_shape(())
+    ('3x224x?', '()')
+    """
+    return "x".join("?" if size is None else str(size) for size in shape) or "()"
+
+
 def spec_bytes(spec: Spec) -> int:
     """The bytes of an array of this shape and element type."""
     shape, dtype = spec
     return prod(shape) * dtype.itemsize
+
+
+def dtype_of(data_type: int) -> np.dtype[Any]:
+    """Numpy's type for an ONNX data type."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
 
 
 def element_bits(data_type: int) -> int:
@@ -32,4 +46,4 @@ def element_bits(data_type: int) -> int:
     packed = _PACKED.fullmatch(onnx.TensorProto.DataType.Name(data_type))
     if packed:
         return int(packed[1] or packed[2])
-    return 8 * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize)
+    return 8 * dtype_of(data_type).itemsize

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from threading import Timer
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -45,9 +45,8 @@ class SingleNodes:
         renamed = {name: f"input/{i}" for i, name in enumerate(node.input) if name}
         alone.input.extend(renamed.get(name, "") for name in node.input)
         alone.output.extend(f"output/{i}" if name else "" for i, name in enumerate(node.output))
-        feeds = {formal: inputs[name] for name, formal in renamed.items()} | {
-            name: inputs[name] for name in captured(node)
-        }
+        feeds = {formal: inputs[name] for name, formal in renamed.items()}
+        feeds |= {name: inputs[name] for name in captured(node)}
         types = {name: onnx.helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
         key = (alone.SerializeToString(deterministic=True), tuple(types.items()), bounded)
         if key not in self._sessions:
@@ -61,39 +60,29 @@ class SingleNodes:
         self, active: onnxruntime.InferenceSession, node: onnx.NodeProto, feeds: Arrays, outputs: list[str]
     ) -> Arrays:
         """Run a node. What holds graphs is ended when all such nodes together took `LOOPS_S`."""
-        if not subgraphs_of(node):
-            return self._explained(node, lambda: run(active, feeds, outputs))
-        import onnxruntime as ort
-
-        options = ort.RunOptions()
-        options.log_severity_level = 4
-        started = perf_counter()
-        timer = Timer(max(0.0, LOOPS_S - self._looped_s), setattr, (options, "terminate", True))
-        timer.start()
         try:
-            return self._explained(node, lambda: run(active, feeds, outputs, options))
-        finally:
-            timer.cancel()
-            self._looped_s += perf_counter() - started
+            if not subgraphs_of(node):
+                return run(active, feeds, outputs)
+            import onnxruntime as ort
 
-    @staticmethod
-    def _explained(node: onnx.NodeProto, result: Callable[[], Arrays]) -> Arrays:
-        """Say of which node it is that a bound ended it."""
-        try:
-            return result()
+            options = ort.RunOptions()
+            options.log_severity_level = 4
+            started = perf_counter()
+            timer = Timer(max(0.0, LOOPS_S - self._looped_s), setattr, (options, "terminate", True))
+            timer.start()
+            try:
+                return run(active, feeds, outputs, options)
+            finally:
+                timer.cancel()
+                self._looped_s += perf_counter() - started
         except NetadaptError as error:
             if error.code != "too-large":
                 raise
-            name = node_name(node)
-            raise NetadaptError(
-                f"{node.op_type} ('{name}') was not run to its end: {error.message}", code=error.code
-            ) from error
+            message = f"{node.op_type} ('{node_name(node)}') was not run to its end: {error.message}"
+            raise NetadaptError(message, code=error.code) from error
 
     def _model(self, node: onnx.NodeProto, types: Mapping[str, int]) -> onnx.ModelProto:
-        inputs = [
-            onnx.ValueInfoProto(name=name, type=onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=code)))
-            for name, code in types.items()
-        ]
+        inputs = [onnx.helper.make_tensor_value_info(name, code, None) for name, code in types.items()]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = onnx.GraphProto(name="node", node=[node], input=inputs, output=outputs)
         return onnx.ModelProto(ir_version=IR_VERSION, opset_import=self._opsets, graph=graph)

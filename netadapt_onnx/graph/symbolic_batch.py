@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from netadapt_onnx.graph.nodes import keep_only, unused_name
 from netadapt_onnx.graph.shapes import Specs
 
 Written = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
@@ -58,8 +59,7 @@ class SymbolicBatch:
         return nodes, constants
 
     def _new_name(self, name: str) -> str:
-        candidates = (f"{name}_{i}" if i else name for i in range(len(self._used_names) + 1))
-        name = next(candidate for candidate in candidates if candidate not in self._used_names)
+        name = unused_name(name, self._used_names)
         self._used_names.add(name)
         return name
 
@@ -71,9 +71,7 @@ class SymbolicBatch:
         if axis > 0 or (target == 0).any() or any(not shape or shape[0] != target[0] for shape in shapes):
             return None
         for node in reshapes:  # without a literal 0 in the target, allowzero changes nothing but this
-            kept = [a for a in node.attribute if a.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
+            keep_only(node.attribute, [a for a in node.attribute if a.name != "allowzero"])
         return 0
 
     def _size(self, dtype: np.dtype[Any]) -> str:

@@ -12,6 +12,8 @@ from math import isqrt, prod
 import onnx
 from onnx import numpy_helper
 
+from netadapt_onnx.graph.nodes import attribute
+
 LENGTHS = (16, 128, 512, 100, 400, 1000, 3000, 16000)
 SIDES = (224, 256, 32, 28, 64, 96, 112, 128, 160, 192, 240, 299, 300, 320, 384, 416, 448, 512, 640)
 CHANNELS = (3, 1, 4)
@@ -26,19 +28,8 @@ _NAMES = {
     "channels": r"c|ch|.*channels?",
     "length": r"l|s|t|.*(seq|len|time|frame|token|step|sample|past|points?).*",
 }
-_SAME_SHAPE = {
-    "Cast",
-    "Relu",
-    "Sigmoid",
-    "Tanh",
-    "Clip",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "QuantizeLinear",
-    "DequantizeLinear",
-}
+_ELEMENTWISE = {"Cast", "Relu", "Sigmoid", "Tanh", "Clip", "Add", "Sub", "Mul", "Div"}
+_SAME_SHAPE = _ELEMENTWISE | {"QuantizeLinear", "DequantizeLinear"}
 
 Dims = tuple[int | str, ...]
 
@@ -96,7 +87,7 @@ def _settled(graph: onnx.GraphProto) -> tuple[list[int], list[int]]:
             if node.op_type == "Conv" and slot == 1:
                 channels.add(dims[0])
             elif node.op_type in ("Gemm", "MatMul") and slot == 1 and len(dims) == 2:
-                counts.add(dims[1 if any(a.name == "transB" and a.i for a in node.attribute) else 0])
+                counts.add(dims[1 if attribute(node, "transB") else 0])
             elif node.op_type == "Reshape" and slot == 1:
                 target = [int(n) for n in numpy_helper.to_array(tensors[name]).reshape(-1) if n > 1]
                 counts |= {*target, prod(target)}
@@ -120,10 +111,8 @@ class Readers:
         """Those of a graph, found in one walk."""
         nodes: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         for node in graph.node:
-            slots: dict[str, int] = {}
-            for slot, name in enumerate(node.input):
-                slots.setdefault(name, slot)
-            for name, slot in slots.items():
+            first_slots = {name: slot for slot, name in reversed([*enumerate(node.input)])}
+            for name, slot in first_slots.items():
                 nodes.setdefault(name, []).append((node, slot))
         return cls(nodes, {t.name: tuple(t.dims) for t in graph.initializer})
 
@@ -151,22 +140,22 @@ def _sizes_by_reader(
 ) -> tuple[int | None, dict[int, int]]:
     weights = [constants.get(name, ()) for name in node.input]
     first = weights[1] if len(weights) > 1 else ()
-    attributes = {a.name: a.i for a in node.attribute}
-    if not first or slot not in (0, 5, 6):
+    if node.op_type in ("LSTM", "GRU", "RNN") and len(first) == 3 and slot in (0, 5, 6):
+        hidden = prod(weights[2][-1:]) if len(weights) > 2 else 1
+        return 3, {2: first[2]} if slot == 0 else {0: first[0], 2: hidden}
+    if not first or slot != 0:
         return None, {}
-    if node.op_type == "Conv" and slot == 0:
-        return len(first), {1: first[1] * attributes.get("group", 1)}
-    if node.op_type == "ConvTranspose" and slot == 0:
-        return len(first), {1: first[0]}
-    if node.op_type == "Gemm" and slot == 0 and len(first) == 2:
-        return 2, {0 if attributes.get("transA") else 1: first[1 if attributes.get("transB") else 0]}
-    if node.op_type == "MatMul" and slot == 0 and len(first) > 1:
-        return None, {-1: first[-2]}
-    if node.op_type in ("LSTM", "GRU", "RNN") and len(first) == 3:
-        hidden = weights[2][-1:] if len(weights) > 2 else ()
-        return 3, {2: first[2]} if slot == 0 else {0: first[0], **dict.fromkeys([2], prod(hidden))}
-    if node.op_type == "BatchNormalization" and slot == 0:
-        return None, {1: first[0]}
-    if node.op_type == "LayerNormalization" and slot == 0:
-        return None, {-1: first[-1]}
+    match node.op_type:
+        case "Conv":
+            return len(first), {1: first[1] * attribute(node, "group", 1)}
+        case "ConvTranspose":
+            return len(first), {1: first[0]}
+        case "Gemm" if len(first) == 2:
+            return 2, {0 if attribute(node, "transA") else 1: first[1 if attribute(node, "transB") else 0]}
+        case "MatMul" if len(first) > 1:
+            return None, {-1: first[-2]}
+        case "BatchNormalization":
+            return None, {1: first[0]}
+        case "LayerNormalization":
+            return None, {-1: first[-1]}
     return None, {}

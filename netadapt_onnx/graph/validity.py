@@ -14,30 +14,20 @@ from math import prod
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto
+from onnx import NodeProto, TensorProto
 
 from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.graph.nodes import STANDARD, domain_of
 from netadapt_onnx.graph.shapes import element_bits
 from netadapt_onnx.graph.weightless import copy_field
 
-STANDARD = ("", "ai.onnx")
 # What an axis of a tensor can have at most: sizes beyond it overflow in every runtime.
 LARGEST_AXIS = 2**31 - 1
 # Opset and IR versions beyond this are no versions; the checker takes 32-bit integers.
 LARGEST_VERSION = 10_000
 # Texts that only describe: bytes that are not UTF-8 are replaced there. Everywhere else text is a name.
 DESCRIPTIVE = {"doc_string", "producer_name", "producer_version"}
-# Where onnx.proto says that values of a type are if they are no raw data; all other types are in int32_data.
-_FIELDS: dict[int, str] = {
-    TensorProto.FLOAT: "float_data",
-    TensorProto.COMPLEX64: "float_data",
-    TensorProto.DOUBLE: "double_data",
-    TensorProto.COMPLEX128: "double_data",
-    TensorProto.INT64: "int64_data",
-    TensorProto.UINT32: "uint64_data",
-    TensorProto.UINT64: "uint64_data",
-    TensorProto.STRING: "string_data",
-}
+# Where values are if they are no raw data; in which of them those of a type are, `onnx.helper` knows.
 _TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _KNOWN_TYPES = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 
@@ -48,8 +38,8 @@ def require_valid(proto: onnx.ModelProto) -> None:
     Bytes that are not UTF-8 are replaced in texts that only describe.
     """
     _check_versions(proto)
-    _refuse_twice("two inputs", (value.name for value in proto.graph.input))
-    _refuse_twice("two initializers", (tensor.name for tensor in proto.graph.initializer))
+    refuse_twice("two inputs", (value.name for value in proto.graph.input))
+    refuse_twice("two initializers", (tensor.name for tensor in proto.graph.initializer))
     for value in proto.graph.input:
         if not value.name:
             raise _invalid("an input has no name")
@@ -72,8 +62,7 @@ class _Context:
         """`around`: the context of the model, for a function of it."""
         self._proto = proto
         self.in_function = function is not None
-        self.imports = (proto if function is None else function).opset_import
-        self.versions = {("" if o.domain in STANDARD else o.domain): o.version for o in self.imports}
+        self.versions = {domain_of(o): o.version for o in (function or proto).opset_import}
         self.checker = onnx.checker.C.CheckerContext()
         self.checker.ir_version = min(proto.ir_version, onnx.IR_VERSION)
         self.checker.opset_imports = self.versions
@@ -87,7 +76,7 @@ class _Context:
 
     def knows(self, node: NodeProto) -> bool:
         """Whether ONNX has a schema to hold a node against."""
-        domain = "" if node.domain in STANDARD else node.domain
+        domain = domain_of(node)
         if (node.domain, node.op_type) in self._local or domain not in self.versions:
             return False
         try:
@@ -104,9 +93,10 @@ def _walk(message: Any, context: _Context) -> None:
     texts, messages = _fields_to_visit(kind)
     for field, is_repeated in texts:
         _check_text(message, field, is_repeated)
-    check = _CHECKS.get(kind.full_name)
-    if check is not None:
-        check(message, context)
+    if kind.full_name == "onnx.NodeProto":
+        _check_node(message, context)
+    elif kind.full_name in _CHECKS:
+        _CHECKS[kind.full_name](message)
     for field, is_repeated in messages:
         if is_repeated:
             for part in getattr(message, field):
@@ -144,7 +134,7 @@ def check_declared(tensor: TensorProto) -> None:
     """Raise NetadaptError if a tensor's type is unknown or its shape impossible."""
     if tensor.data_type not in _KNOWN_TYPES:
         raise _invalid(f"tensor '{tensor.name}' has the unknown type {tensor.data_type}")
-    if any(axis < 0 for axis in tensor.dims):
+    if min(tensor.dims, default=0) < 0:
         raise _invalid(f"tensor '{tensor.name}' has a negative axis: {tuple(tensor.dims)}")
 
 
@@ -156,7 +146,7 @@ def check_tensor(tensor: TensorProto) -> None:
         return  # what is in other files is checked where it is read
     if tensor.HasField("segment"):
         raise _invalid(f"{name} is a segment, which no runtime reads")
-    right = _FIELDS.get(tensor.data_type, "int32_data")
+    right = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     wrong = next((field for field in _TYPED if field != right and len(getattr(tensor, field))), None)
     if wrong is not None:
         raise _invalid(f"{name} of {_type_name(tensor.data_type)} keeps values in {wrong}")
@@ -208,14 +198,13 @@ def _check_sparse(sparse: onnx.SparseTensorProto) -> None:
         raise _invalid(f"{name} has indices of {_type_name(sparse.indices.data_type)}, not int64")
 
 
-def _check_type(kind: Any) -> None:
+def _check_type(kind: Any, name: str = "a tensor") -> None:
     if kind.elem_type not in TensorProto.DataType.values():
-        raise _invalid(f"a tensor is declared with the unknown type {kind.elem_type}")
+        raise _invalid(f"{name} is declared with the unknown type {kind.elem_type}")
 
 
 def _check_value(value: onnx.ValueInfoProto) -> None:
-    if (code := value.type.tensor_type.elem_type) not in TensorProto.DataType.values():
-        raise _invalid(f"'{value.name}' is declared with the unknown type {code}")
+    _check_type(value.type.tensor_type, f"'{value.name}'")
     for axis, dim in enumerate(value.type.tensor_type.shape.dim):
         if dim.dim_value > LARGEST_AXIS:
             raise _invalid(f"axis {axis} of '{value.name}' is declared with {dim.dim_value} elements")
@@ -226,6 +215,21 @@ def _type_name(code: int) -> str:
 
 
 # -- nodes ------------------------------------------------------------------------------------------------------------
+
+
+_EMPTY_TENSOR = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[0])
+_EMPTY_INDICES = TensorProto(name="i", data_type=TensorProto.INT64, dims=[0])
+_EMPTY_SPARSE = onnx.SparseTensorProto(values=_EMPTY_TENSOR, indices=_EMPTY_INDICES, dims=[1])
+_EMPTY_GRAPH = onnx.GraphProto(name="g")
+# What stands in an attribute's fields for contents that are checked for themselves.
+_STAND_INS: dict[str, Any] = {
+    "t": _EMPTY_TENSOR,
+    "tensors": _EMPTY_TENSOR,
+    "g": _EMPTY_GRAPH,
+    "graphs": _EMPTY_GRAPH,
+    "sparse_tensor": _EMPTY_SPARSE,
+    "sparse_tensors": _EMPTY_SPARSE,
+}
 
 
 def _check_node(node: NodeProto, context: _Context) -> None:
@@ -251,33 +255,16 @@ def _check_node(node: NodeProto, context: _Context) -> None:
 
 def _without_contents(node: NodeProto) -> NodeProto:
     """A node whose tensors and subgraphs are empty: they are checked for themselves, and weights are not copied."""
-    held = {a.name for a in node.attribute if any(a.HasField(f) for f in ("t", "g", "sparse_tensor"))}
-    held |= {a.name for a in node.attribute if a.tensors or a.graphs or a.sparse_tensors}
-    if not held:
+    if not any(field.name in _STAND_INS for attribute in node.attribute for field, _ in attribute.ListFields()):
         return node
     bare = NodeProto(name=node.name, op_type=node.op_type, domain=node.domain, input=node.input, output=node.output)
     for attribute in node.attribute:
-        bare.attribute.append(_without_content(attribute) if attribute.name in held else attribute)
-    return bare
-
-
-def _without_content(attribute: AttributeProto) -> AttributeProto:
-    bare = AttributeProto(name=attribute.name, type=attribute.type)
-    tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[0])
-    indices = TensorProto(name="i", data_type=TensorProto.INT64, dims=[0])
-    stand_ins: dict[str, Any] = {
-        "t": tensor,
-        "g": onnx.GraphProto(name="g"),
-        "sparse_tensor": onnx.SparseTensorProto(values=tensor, indices=indices, dims=[1]),
-    }
-    for field, value in attribute.ListFields():
-        single = {"tensors": "t", "graphs": "g", "sparse_tensors": "sparse_tensor"}.get(field.name)
-        if field.name in stand_ins:
-            getattr(bare, field.name).CopyFrom(stand_ins[field.name])
-        elif single is not None:
-            getattr(bare, field.name).extend([stand_ins[single]] * len(value))
-        elif field.name not in ("name", "type"):
-            copy_field(bare, field, value)
+        copy = bare.attribute.add()
+        for field, value in attribute.ListFields():
+            stand_in = _STAND_INS.get(field.name)
+            if stand_in is not None:
+                value = [stand_in] * len(value) if field.is_repeated else stand_in
+            copy_field(copy, field, value)
     return bare
 
 
@@ -286,17 +273,13 @@ def _reason(error: Exception) -> str:
     return one_line(error).partition(" ==> ")[0].removeprefix("Bad node spec for node. ")
 
 
-def _ignoring_context(check: Callable[[Any], None]) -> Callable[[Any, _Context], None]:
-    return lambda message, _: check(message)
-
-
-_CHECKS: dict[str, Callable[[Any, _Context], None]] = {
-    "onnx.TensorProto": _ignoring_context(check_tensor),
-    "onnx.SparseTensorProto": _ignoring_context(_check_sparse),
-    "onnx.TypeProto.Tensor": _ignoring_context(_check_type),
-    "onnx.TypeProto.SparseTensor": _ignoring_context(_check_type),
-    "onnx.ValueInfoProto": _ignoring_context(_check_value),
-    "onnx.NodeProto": _check_node,
+# What is checked of messages other than nodes, whatever they stand in.
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "onnx.TensorProto": check_tensor,
+    "onnx.SparseTensorProto": _check_sparse,
+    "onnx.TypeProto.Tensor": _check_type,
+    "onnx.TypeProto.SparseTensor": _check_type,
+    "onnx.ValueInfoProto": _check_value,
 }
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -307,7 +290,7 @@ def _check_versions(proto: onnx.ModelProto) -> None:
         raise _invalid(f"{proto.ir_version} is no version of ONNX's file format")
     for entry in proto.opset_import:
         _check_version(entry)
-    _refuse_twice("two opset imports", (("" if o.domain in STANDARD else o.domain) for o in proto.opset_import))
+    refuse_twice("two opset imports", map(domain_of, proto.opset_import))
 
 
 def _check_version(entry: onnx.OperatorSetIdProto) -> None:
@@ -315,7 +298,8 @@ def _check_version(entry: onnx.OperatorSetIdProto) -> None:
         raise _invalid(f"{entry.version} is no version of the operators of {entry.domain or 'ai.onnx'}")
 
 
-def _refuse_twice(what: str, names: Iterable[str]) -> None:
+def refuse_twice(what: str, names: Iterable[str]) -> None:
+    """Raise NetadaptError if a name is there more than once; `what` are two that have it."""
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise _invalid(f"{what} share the name '{twice}'")

@@ -13,14 +13,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.nodes import captured
+from netadapt_onnx.graph.nodes import captured, replace_all
+from netadapt_onnx.graph.shapes import dtype_of, element_bits
 
 # Field numbers of onnx.proto: ModelProto.graph and GraphProto.initializer.
 _GRAPH, _INITIALIZER = 7, 5
 # Below this many bytes an initializer may be shape arithmetic and is not worth treating apart.
 WEIGHT_BYTES = 1 << 10
-# Types of which several elements share a byte, and those that have no bytes.
-NOT_WHOLE_BYTES = ("INT4", "INT2", "FLOAT4E2M1", "FLOAT6E2M3", "FLOAT6E3M2", "STRING", "UNDEFINED")
+WITHOUT_BYTES = (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -60,8 +60,7 @@ def light_copy(
     """
     copy = without_weights(proto)
     if outputs is not None:
-        del copy.graph.output[:]
-        copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        replace_all(copy.graph.output, [onnx.ValueInfoProto(name=name) for name in outputs])
     returned = {value.name for value in copy.graph.output}
     used = returned.union(*((*node.input, *captured(node)) for node in copy.graph.node))
     weights: dict[str, np.ndarray] = {}
@@ -69,7 +68,7 @@ def light_copy(
         size = raw_bytes(tensor)
         if tensor.name not in used:
             continue
-        inside = size is None or size <= WEIGHT_BYTES or np.dtype(_dtype(tensor)).kind not in "iuf"
+        inside = size is None or size <= WEIGHT_BYTES or dtype_of(tensor.data_type).kind not in "iuf"
         if inside or tensor.name in returned:
             copy.graph.initializer.add().CopyFrom(tensor)
             continue
@@ -80,8 +79,8 @@ def light_copy(
 
 def stand_in(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """A tensor like the given one, its data external and of no file."""
-    placeholder = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
-    _describe(placeholder, tensor)
+    placeholder = _without_data(tensor)
+    placeholder.data_location = onnx.TensorProto.EXTERNAL
     placeholder.external_data.add(key="location", value="weights")
     return placeholder
 
@@ -90,10 +89,10 @@ def raw_bytes(tensor: onnx.TensorProto) -> int | None:
     """How many bytes of raw data a tensor has by its shape and type; None if its values are kept otherwise."""
     if not tensor.HasField("raw_data") or tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None
-    if onnx.TensorProto.DataType.Name(tensor.data_type).endswith(NOT_WHOLE_BYTES):
+    if tensor.data_type in WITHOUT_BYTES or element_bits(tensor.data_type) % 8:  # several elements share a byte
         return None
     elements: int = prod(tensor.dims)
-    return elements * int(np.dtype(_dtype(tensor)).itemsize)
+    return elements * element_bits(tensor.data_type) // 8
 
 
 def file_bytes(proto: onnx.ModelProto) -> int:
@@ -133,8 +132,7 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
     size = raw_bytes(tensor)
     if size is None:
         return int(tensor.ByteSize())
-    bare = onnx.TensorProto()
-    _describe(bare, tensor)
+    bare = _without_data(tensor)
     if tensor.HasField("data_location"):  # one that was external says so, though it no longer is
         bare.data_location = tensor.data_location
     return len(bare.SerializeToString()) + _field_bytes(size)
@@ -145,16 +143,10 @@ def _field_bytes(length: int) -> int:
     return 1 + max(1, -(-length.bit_length() // 7)) + length
 
 
-def _describe(copy: onnx.TensorProto, tensor: onnx.TensorProto) -> None:
-    """Everything of a tensor but its raw data."""
-    copy.name, copy.data_type = tensor.name, tensor.data_type
-    copy.dims.extend(tensor.dims)
-    if tensor.doc_string:
-        copy.doc_string = tensor.doc_string
-
-
-def _dtype(tensor: onnx.TensorProto) -> Any:
-    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+def _without_data(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """A copy of a tensor without its raw data."""
+    text = tensor.doc_string or None
+    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=text)
 
 
 def copy_field(message: Any, field: Any, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from netadapt_onnx.profilers.table.file import Shapes
 from netadapt_onnx.profilers.table.predict import Table
@@ -42,8 +43,7 @@ def by_layer(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Pa
     layers: dict[str, list[str]] = {}
     for layer, unit in table.units.items():
         layers.setdefault(unit.name, []).append(layer)
-    times = unit_ms(table, shapes)
-    return _ordered((name, layers[name], owner.get(name), ms) for name, ms in times.items())
+    return _ordered((name, layers[name], owner.get(name), ms) for name, ms in unit_ms(table, shapes).items())
 
 
 def by_group(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Part, ...]:
@@ -59,9 +59,9 @@ def by_group(table: Table, shapes: Shapes, owner: Mapping[str, str]) -> tuple[Pa
 
 def _ordered(parts: Iterable[tuple[str, list[str], str | None, float]]) -> tuple[Part, ...]:
     rows = sorted(parts, key=lambda part: -part[3])
+    sums = accumulate(ms for *_, ms in rows)
     total = max(1e-9, sum(ms for *_, ms in rows))
-    parts_by_time, so_far = [], 0.0
-    for name, layers, group, ms in rows:
-        so_far += ms
-        parts_by_time.append(Part(name, tuple(layers), group, ms, ms / total, so_far / total))
-    return tuple(parts_by_time)
+    return tuple(
+        Part(name, tuple(layers), group, ms, ms / total, so_far / total)
+        for (name, layers, group, ms), so_far in zip(rows, sums, strict=True)
+    )

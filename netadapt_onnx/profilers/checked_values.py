@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from netadapt_onnx.common.escape import escape
+from netadapt_onnx.common.escape import printable_copy
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 # Below 0 are the uncut model with which others are compared, and the original file.
@@ -46,10 +46,4 @@ def check_environment(environment: object) -> dict[str, Any]:
         checked = msgspec.structs.asdict(msgspec.convert(everything, _RequiredFields))
     except msgspec.ValidationError as error:
         raise ValueError(f"environment: {error}") from error
-    return {**everything, **{key: _escaped(value) for key, value in checked.items()}}
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, list):
-        return [escape(text) for text in value]
-    return escape(value) if isinstance(value, str) else value
+    return {**everything, **printable_copy(checked)}

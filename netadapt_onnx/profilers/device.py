@@ -1,4 +1,4 @@
-"""Where models are measured: the protocol of devices, and how one is given an order and its answer is checked.
+"""Where models run: the protocol of devices, and how one is given an order and its answer is checked.
 
 Names of files on a device are our own: nothing of a model's name reaches it.
 """
@@ -9,8 +9,9 @@ import hashlib
 import io
 import tempfile
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +37,7 @@ from netadapt_onnx.profilers.records import (
     Manifest,
     MeasuredModel,
     ModelFile,
+    OutputsFile,
     contradiction,
 )
 
@@ -136,20 +138,27 @@ def write_inputs(inputs: Arrays, folder: Path) -> Path:
     return path
 
 
-def _accept(
-    name: str, order: Order, record: MeasuredModel | FailedModel, earlier: Mapping[int, MeasuredModel]
-) -> MeasuredModel:
-    """Check a record that answers an order.
+def _unrunnable(name: str, record: FailedModel) -> NetadaptError:
+    return NetadaptError(f"{name}: onnxruntime cannot run the model: {record.error}", code="unrunnable")
 
-    Raises NetadaptError for one that does not, and for a model that did not run.
+
+@contextmanager
+def _records(device: Device, files: OrderFiles, *answers: str) -> Iterator[Iterable[AgentRecord]]:
+    """Have a device do an order; gives its records.
+
+    Files that only this order needs are removed there, those of `answers` among them, unless the device is lost.
     """
-    wrong = contradiction(record, order.jobs, {(r.job, r.model) for r in earlier.values()})
-    if wrong is not None:
-        raise NetadaptError(f"{name}: the record of model {record.model}: {wrong}", code="results")
-    if isinstance(record, FailedModel):
-        raise NetadaptError(f"{name}: onnxruntime cannot run the model: {record.error}", code="unrunnable")
-    order.execution.require_placed(record.placement)
-    return record
+    results = files.manifest.with_suffix(".jsonl").name
+    names = [*(path.name for path in files.passing), files.manifest.name, results, *answers]
+    try:
+        device.push([*files.lasting, *files.passing, files.manifest])
+        yield device.run(files.manifest.name, results)
+    except NetadaptError as error:
+        if error.code != LOST:
+            with suppress(NetadaptError):
+                device.remove(names)
+        raise
+    device.remove(names)
 
 
 def measure_on(device: Device, order: Order) -> dict[int, MeasuredModel]:
@@ -172,20 +181,73 @@ def measure_on(device: Device, order: Order) -> dict[int, MeasuredModel]:
     measured: dict[int, MeasuredModel] = {}
     with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
         files = order.write(Path(folder), oldest=device.oldest)
-        results = files.manifest.with_suffix(".jsonl").name
-        names = [*(path.name for path in files.passing), files.manifest.name, results]
-        try:
-            device.push([*files.lasting, *files.passing, files.manifest])
-            for record in device.run(files.manifest.name, results):
-                if isinstance(record, MeasuredModel | FailedModel):
-                    measured[record.model] = _accept(device.name, order, record, measured)
-        except NetadaptError as error:
-            if error.code != LOST:  # whose folder nobody reaches now
-                with suppress(NetadaptError):
-                    device.remove(names)
-            raise
-        device.remove(names)
+        with _records(device, files) as records:
+            for record in records:
+                if not isinstance(record, MeasuredModel | FailedModel):
+                    continue
+                wrong = contradiction(record, order.jobs, {(r.job, r.model) for r in measured.values()})
+                if wrong is not None:
+                    message = f"{device.name}: the record of model {record.model}: {wrong}"
+                    raise NetadaptError(message, code="results")
+                if isinstance(record, FailedModel):
+                    raise _unrunnable(device.name, record)
+                order.execution.require_placed(record.placement)
+                measured[record.model] = record
     missing = [m for job in order.jobs for m in job.models if m not in measured]
     if missing:
         raise NetadaptError(f"{device.name}: {len(missing)} models came back without a time", code="device")
     return measured
+
+
+def outputs_on_device(
+    device: Device, execution: Execution, proto: onnx.ModelProto, batches: Iterable[Arrays]
+) -> list[Arrays] | None:
+    """Compute the outputs of a model, as it is, on a device.
+
+    Args:
+        device: where it runs.
+        execution: how it runs.
+        proto: the model.
+        batches: inputs by name, all of one shape.
+
+    Returns:
+        The outputs of each batch by name; None from a device that only measures.
+
+    Raises:
+        NetadaptError: the device cannot run the model.
+    """
+    feeds = list(batches)
+    stacked = {name: np.stack([batch[name] for batch in feeds]) for name in feeds[0]}
+    answer: OutputsFile | None = None
+    with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:
+        model, written = write_model(proto, Path(folder), oldest=device.oldest)
+        inputs = write_inputs(stacked, Path(folder))
+        manifest = inputs.with_name(f"{inputs.stem}-answers.json")
+        plan = Manifest(SCHEMA, execution_record(execution), inputs.name, {"0": model}, (), answers=(0,))
+        manifest.write_bytes(msgspec.json.encode(plan))
+        file = f"{manifest.stem}-0.npz"
+        with _records(device, OrderFiles(manifest, [], [*written, inputs]), file) as records:
+            for record in records:
+                if isinstance(record, FailedModel):
+                    raise _unrunnable(device.name, record)
+                if isinstance(record, OutputsFile):
+                    if record.file != file:
+                        raise NetadaptError(f"{device.name}: answers in a file that nobody asked for", code="results")
+                    answer = record
+            if answer is None:
+                return None
+            outputs = device.pull(file)
+    return _by_batch(outputs, answer.names, len(feeds), device.name)
+
+
+def _by_batch(file: bytes, names: Sequence[str], count: int, device: str) -> list[Arrays]:
+    """Read the outputs of each of `count` batches. Raises NetadaptError for a file that does not hold them."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(file)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > 2 * len(file):
+                raise ValueError("it is compressed, which answers are not")
+        with np.load(io.BytesIO(file)) as arrays:
+            values = {output: arrays[f"arr_{i}"] for i, output in enumerate(names)}
+        return [{output: batches[i] for output, batches in values.items()} for i in range(count)]
+    except Exception as error:  # zipfile and numpy raise a dozen unrelated types, a tokenizer's among them
+        raise NetadaptError(f"{device}: what a model computed there cannot be read: {error}", code="results") from error

@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from netadapt_onnx.errors import NetadaptError
 
@@ -27,61 +28,57 @@ MOST_W = 1e5
 Clock = Callable[[], float]
 
 
-class Meter(Protocol):
-    """A counter of energy."""
-
-    name: str
-
-    @contextmanager
-    def counting(self) -> Iterator[Callable[[], float]]:
-        """Give a function, within the context, that returns the joules since its beginning."""
-
-
+@dataclass(frozen=True)
 class Rapl:
     """Intel's and AMD's counters per processor package (Linux powercap)."""
 
-    name = "RAPL"
-
-    def __init__(self, zones: list[Path]) -> None:
-        self._zones = zones
+    zones: list[Path]
+    name: str = "RAPL"
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[], float]]:
-        """Count by the counters, which wrap around after some minutes: read more often than that."""
-        last = [_number(zone / "energy_uj") for zone in self._zones]
-        ranges = [_number(zone / "max_energy_range_uj") for zone in self._zones]
-        total = [0.0]
+        """Give a function that returns the joules since the beginning of the context.
+
+        Its counters wrap around after some minutes: read more often than that.
+        """
+        last = {zone: _number(zone / "energy_uj") for zone in self.zones}
+        ranges = {zone: _number(zone / "max_energy_range_uj") for zone in self.zones}
+        total = 0.0
 
         def joules() -> float:
-            for i, zone in enumerate(self._zones):
-                now = _number(zone / "energy_uj")
-                total[0] += (now - last[i] if now >= last[i] else now + ranges[i] - last[i]) / 1e6
-                last[i] = now
-            return total[0]
+            nonlocal total
+            for zone, before in last.items():
+                last[zone] = now = _number(zone / "energy_uj")
+                total += (now - before if now >= before else now + ranges[zone] - before) / 1e6
+            return total
 
         yield joules
 
 
+@dataclass(frozen=True)
 class Power:
     """A sensor of power, sampled in a thread and summed to energy by the trapezoid rule."""
 
-    def __init__(self, name: str, watts: Callable[[], float], clock: Clock = time.perf_counter) -> None:
-        self.name = name
-        self._watts = watts
-        self._clock = clock
+    name: str
+    watts: Callable[[], float]
+    clock: Clock = time.perf_counter
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[], float]]:
-        """Sample the power every 20 ms, and whenever the energy is asked for."""
+        """Give a function that returns the joules since the beginning of the context.
+
+        The power is sampled every 20 ms, and whenever the energy is asked for.
+        """
         lock = threading.Lock()
-        state = [self._clock(), self._watts(), 0.0]
+        last, last_w, total = self.clock(), self.watts(), 0.0
 
         def joules() -> float:
+            nonlocal last, last_w, total
             with lock:
-                now, watts = self._clock(), self._watts()
-                state[2] += (now - state[0]) * (watts + state[1]) / 2
-                state[0], state[1] = now, watts
-                return state[2]
+                now, watts = self.clock(), self.watts()
+                total += (now - last) * (watts + last_w) / 2
+                last, last_w = now, watts
+                return total
 
         over = threading.Event()
 
@@ -96,6 +93,10 @@ class Power:
         finally:
             over.set()
             thread.join()
+
+
+# A counter of energy.
+Meter = Rapl | Power
 
 
 def meter(ep: str = "cpu", root: Path = Path("/")) -> Meter:
@@ -119,16 +120,9 @@ def meter(ep: str = "cpu", root: Path = Path("/")) -> Meter:
         return Power("hwmon", lambda: sum(sensor() for sensor in sensors))
     if unreadable:
         file = unreadable[0] / "energy_uj"
-        raise NetadaptError(
-            f"energy is unmeasurable: {file} may not be read",
-            hint="run as root, or `chmod a+r` it",
-            code="unmeasurable",
-        )
-    raise NetadaptError(
-        "energy is unmeasurable: neither RAPL counters nor power sensors here",
-        hint="an external meter fits in with --resource-command",
-        code="unmeasurable",
-    )
+        raise _unmeasurable(f"{file} may not be read", "run as root, or `chmod a+r` it")
+    hint = "an external meter fits in with --resource-command"
+    raise _unmeasurable("neither RAPL counters nor power sensors here", hint)
 
 
 def energy_mj(
@@ -147,14 +141,15 @@ def energy_mj(
         joules_used = joules() - before
         lasted_s = clock() - started
     if not joules_used > 0:
-        raise NetadaptError(f"energy is unmeasurable: {meter.name} stood still for a loop", code="unmeasurable")
+        raise _unmeasurable(f"{meter.name} stood still for a loop")
     if not joules_used < MOST_W * lasted_s:
-        raise NetadaptError(
-            f"energy is unmeasurable: {meter.name} counted {joules_used:.3g} J in {lasted_s:.3g} s",
-            hint="no machine draws that much",
-            code="unmeasurable",
-        )
+        counted = f"{meter.name} counted {joules_used:.3g} J in {lasted_s:.3g} s"
+        raise _unmeasurable(counted, "no machine draws that much")
     return 1000 * joules_used / runs
+
+
+def _unmeasurable(why: str, hint: str = "") -> NetadaptError:
+    return NetadaptError(f"energy is unmeasurable: {why}", hint=hint, code="unmeasurable")
 
 
 def _sensors(root: Path) -> list[Callable[[], float]]:
@@ -167,32 +162,22 @@ def _sensors(root: Path) -> list[Callable[[], float]]:
     for hwmon in sorted(root.glob("sys/class/hwmon/hwmon*")):
         if not _text(hwmon / "name").startswith(("ina", "power")):
             continue
-        powers = sorted(hwmon.glob("power*_input"))
-        for file in powers:
-            rails[_label(hwmon, file, file)] = partial(_product, [file], 1e6)
-        for current in [] if powers else sorted(hwmon.glob("curr*_input")):
-            volts = hwmon / current.name.replace("curr", "in")
-            if volts.exists():
-                rails[_label(hwmon, volts, current)] = partial(_product, [current, volts], 1e6)
+        powers: list[tuple[Path, ...]] = [(file,) for file in sorted(hwmon.glob("power*_input"))]
+        currents = ((file, hwmon / file.name.replace("curr", "in")) for file in sorted(hwmon.glob("curr*_input")))
+        for files in powers or [(amperes, volts) for amperes, volts in currents if volts.exists()]:
+            label = _text(hwmon / files[-1].name.replace("_input", "_label"))
+            rails[label or f"{hwmon.name}/{files[0].name}"] = partial(_watts, *files)
     inputs = [watts for label, watts in rails.items() if label.upper().endswith("_IN")]
     return inputs[:1] or list(rails.values())
 
 
-def _label(hwmon: Path, file: Path, otherwise: Path) -> str:
-    return _text(hwmon / file.name.replace("_input", "_label")) or f"{hwmon.name}/{otherwise.name}"
-
-
-def _product(files: list[Path], divisor: float) -> float:
-    return prod(map(_number, files)) / divisor
+def _watts(*files: Path) -> float:
+    return prod(map(_number, files)) / 1e6
 
 
 def _nvml() -> Meter:
     if importlib.util.find_spec("pynvml") is None:
-        raise NetadaptError(
-            "energy is unmeasurable: the package 'nvidia-ml-py' is missing",
-            hint="pip install nvidia-ml-py",
-            code="unmeasurable",
-        )
+        raise _unmeasurable("the package 'nvidia-ml-py' is missing", "pip install nvidia-ml-py")
     import pynvml
 
     try:
@@ -200,7 +185,7 @@ def _nvml() -> Meter:
         gpu: Any = pynvml.nvmlDeviceGetHandleByIndex(0)
         pynvml.nvmlDeviceGetPowerUsage(gpu)
     except pynvml.NVMLError as error:
-        raise NetadaptError(f"energy is unmeasurable: NVML says {error}", code="unmeasurable") from error
+        raise _unmeasurable(f"NVML says {error}") from error
     return Power("NVML", lambda: float(pynvml.nvmlDeviceGetPowerUsage(gpu)) / 1000)
 
 
@@ -216,9 +201,9 @@ def _number(file: Path) -> float:
     try:
         number = float(file.read_text())
     except (OSError, ValueError) as error:
-        raise NetadaptError(f"energy is unmeasurable: {file} cannot be read", code="unmeasurable") from error
+        raise _unmeasurable(f"{file} cannot be read") from error
     if not math.isfinite(number):
-        raise NetadaptError(f"energy is unmeasurable: {file} says {number}", code="unmeasurable")
+        raise _unmeasurable(f"{file} says {number}")
     return number
 
 

@@ -124,12 +124,9 @@ def fingerprint(execution: Execution = CPU, environment: Mapping[str, Any] | Non
     if execution.deploy.precision != "float":
         result["quantisation"] = execution.deploy.quantisation
     if execution.library is not None:
-        result["library"] = _identity(Path(execution.library))
+        library = Path(execution.library)
+        result["library"] = f"{library.name} {digest(library)[:16]}"
     return result
-
-
-def _identity(library: Path) -> str:
-    return f"{library.name} {digest(library)[:16]}"
 
 
 def differences(recorded: Fingerprint, current: Fingerprint) -> list[str]:

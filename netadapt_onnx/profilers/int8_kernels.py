@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+import onnx.parser
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.device import Device
+from netadapt_onnx.profilers.device import Device, outputs_on_device
 from netadapt_onnx.profilers.execution import CPU, Execution
-from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.records import Environment
 
 ROWS, COLUMNS = 64, 16
@@ -47,8 +45,7 @@ def probe_int8(device: Device) -> Environment:
 
 def _product() -> onnx.ModelProto:
     """A model of MatMulInteger of x, unsigned bytes, and w, signed ones, as onnxruntime 1.16 reads it."""
-    x = helper.make_tensor_value_info("x", TensorProto.UINT8, [1, ROWS])
-    w = helper.make_tensor_value_info("w", TensorProto.INT8, [ROWS, COLUMNS])
-    y = helper.make_tensor_value_info("y", TensorProto.INT32, [1, COLUMNS])
-    graph = helper.make_graph([helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "product", [x, w], [y])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
+    return onnx.parser.parse_model(f"""
+        <ir_version: 5, opset_import: ["": 10]>
+        product (uint8[1, {ROWS}] x, int8[{ROWS}, {COLUMNS}] w) => (int32[1, {COLUMNS}] y) {{ y = MatMulInteger(x, w) }}
+    """)

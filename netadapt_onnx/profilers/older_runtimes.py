@@ -6,7 +6,7 @@ import onnx
 from onnx import defs
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.graph.nodes import node_name, subgraphs_of
 
 OPSET, IR_VERSION = 19, 9
 # Operators whose meaning changed while their signature stayed: since this opset.
@@ -38,9 +38,8 @@ def _check(graph: onnx.GraphProto | onnx.FunctionProto, version: int) -> None:
     for node in graph.node:
         if node.domain == "":
             _check_node(node, version)
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                _check(inner, version)
+        for inner in subgraphs_of(node):
+            _check(inner, version)
 
 
 def _check_node(node: onnx.NodeProto, version: int) -> None:
@@ -51,8 +50,8 @@ def _check_node(node: onnx.NodeProto, version: int) -> None:
         raise _refused(node.op_type, node_name(node)) from None
     if new.since_version == old.since_version:
         return
-    attributes = {name: attribute.default_value for name, attribute in old.attributes.items()}
-    unknown = next((a.name for a in node.attribute if a.name not in attributes), None)
+    names = set(old.attributes)
+    unknown = next((a.name for a in node.attribute if a.name not in names), None)
     if unknown or CHANGED.get(node.op_type, version + 1) <= version:
         raise _refused(f"{node.op_type}{f' with {unknown}' if unknown else ''}", node_name(node))
     inputs = max((i + 1 for i, name in enumerate(node.input) if name), default=0)

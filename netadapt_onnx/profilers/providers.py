@@ -199,19 +199,15 @@ PROVIDERS: dict[str, Provider] = {
 }
 
 
-def plugin(ep: str) -> Provider:
-    """The provider of a library that onnxruntime loads: by the short name of its family, or as it calls itself.
-
-    Nothing is known of its options, defaults or threads: only of the family's name.
-    """
-    family = PROVIDERS.get(ep)
-    return Provider(ep, family.name if family else ep, "its library", option_patterns=None)
-
-
 def provider(ep: str, library: str | None = None) -> Provider:
-    """The provider called `ep`, from `library` if it is a plugin. Raises NetadaptError for a name that nothing has."""
+    """The provider called `ep`. Raises NetadaptError for a name that nothing has.
+
+    From a `library` that onnxruntime loads it goes by the short name of its family, or as it calls itself; nothing is
+    known of its options, defaults or threads.
+    """
     if library is not None:
-        return plugin(ep)
+        name = PROVIDERS[ep].name if ep in PROVIDERS else ep
+        return Provider(ep, name, "its library", option_patterns=None)
     if ep not in PROVIDERS:
         raise NetadaptError(
             f"no execution provider '{ep}'",

@@ -17,7 +17,6 @@ from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.runtime import Arrays
 
 Precision = Literal["float", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("float", "int8")
 # Weights of seven bits are right everywhere: without VNNI, x86 adds two products of an unsigned and a signed byte in 16
 # bits, where 2 * 255 * 127 overflows and 2 * 255 * 64 does not.
 Quantisation = Literal["8-bit weights", "7-bit weights"]
@@ -153,9 +152,6 @@ class _Reader:
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._rest, None)
-
-    def __len__(self) -> int:
-        return 0
 
 
 @contextmanager

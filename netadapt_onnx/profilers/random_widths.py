@@ -45,11 +45,9 @@ class RandomWidthModel:
 
     def inputs(self, seed: int = 0) -> Arrays:
         """Draw random inputs of the model's shapes."""
-        specs = {
-            v.name: (self.shapes[v.name], np.dtype(onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)))
-            for v in self.proto.graph.input
-        }
-        return random_inputs(specs, seed)
+        kinds = {v.name: v.type.tensor_type.elem_type for v in self.proto.graph.input}
+        dtypes = {name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items()}
+        return random_inputs({name: (self.shapes[name], dtype) for name, dtype in dtypes.items()}, seed)
 
 
 class Draw(Protocol):

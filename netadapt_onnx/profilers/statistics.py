@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from netadapt_onnx.profilers.agent import median_interval
+from netadapt_onnx.profilers.records import MeasuredModel
 
 # Sessions of one model whose times lie further apart than this are those of a busy machine.
 SPREAD = 0.25
@@ -87,7 +87,7 @@ def pool_ratios(measurements: Sequence[Ratio]) -> Ratio:
     fastest, reference_fastest = (tuple(t for m in measurements for t in m.undisturbed_ms[side]) for side in (0, 1))
     if len(reference_fastest) != len(reference):  # one of them is of an older version, which did not keep these
         fastest = reference_fastest = ()
-    others, cores = mean_load(measurements)
+    others, cores = mean_load((m.others, m.cores) for m in measurements)
     pool = ratio_of_pairs(times, reference)
     return replace(pool, undisturbed_ms=(fastest, reference_fastest), others=others, cores=cores)
 
@@ -152,30 +152,6 @@ def huber_weights(errors: np.ndarray) -> np.ndarray:
     return np.asarray(np.minimum(1.0, scale / np.maximum(errors, 1e-12)))
 
 
-class ProcessorLoad(Protocol):
-    """A record of a measurement that says how busy other processes kept the device meanwhile."""
-
-    @property
-    def others(self) -> float | None:
-        """How many processors they kept busy; None if the device cannot tell."""
-
-    @property
-    def cores(self) -> int | None:
-        """How many processors there are."""
-
-
-class SessionTimes(ProcessorLoad, Protocol):
-    """A record of a measured model with its times; `device.MeasuredModel` is one."""
-
-    @property
-    def median_ms(self) -> Sequence[float]:
-        """The model's time in each session."""
-
-    @property
-    def reference_median_ms(self) -> Sequence[float]:
-        """The uncut model's time in each session of the same rounds; empty if it was not measured."""
-
-
 @dataclass(frozen=True)
 class Disturbance:
     """How disturbed a device was while it measured: what else ran there, and how much one model's time varied.
@@ -217,14 +193,13 @@ def disturbance_of_sessions(
     return Disturbance(interdecile_range(times), others, cores)
 
 
-def disturbance_of_records(records: Sequence[SessionTimes]) -> Disturbance:
+def disturbance_of_records(records: Sequence[MeasuredModel]) -> Disturbance:
     """The disturbance that the uncut model's sessions show; without them, each model's own, the widest of all."""
-    others, cores = mean_load(records)
     reference_ms = [time for record in records for time in record.reference_median_ms]
-    if reference_ms:
-        return disturbance_of_sessions(reference_ms, others, cores)
-    spread = max((interdecile_range(record.median_ms) for record in records), default=0.0)
-    return Disturbance(spread, others, cores)
+    sessions = [reference_ms] if reference_ms else [record.median_ms for record in records]
+    return Disturbance(
+        max(map(interdecile_range, sessions), default=0.0), *mean_load((r.others, r.cores) for r in records)
+    )
 
 
 def disturbance_of_ratio(measurement: Ratio) -> Disturbance:
@@ -232,7 +207,10 @@ def disturbance_of_ratio(measurement: Ratio) -> Disturbance:
     return disturbance_of_sessions(measurement.sessions_ms[1], measurement.others, measurement.cores)
 
 
-def mean_load(records: Iterable[ProcessorLoad]) -> tuple[float | None, int | None]:
-    """How many processors other processes kept busy, on average, and of how many; None where no record says."""
-    loads = [(record.others, record.cores) for record in records if record.others is not None]
-    return (float(np.mean([others for others, _ in loads])), loads[0][1]) if loads else (None, None)
+def mean_load(loads: Iterable[tuple[float | None, int | None]]) -> tuple[float | None, int | None]:
+    """How many processors other processes kept busy, on average, and of how many; None where no record says.
+
+    `loads`: of each record, how many they kept busy (None: it does not say), and of how many.
+    """
+    counts = [(others, cores) for others, cores in loads if others is not None]
+    return (float(np.mean([others for others, _ in counts])), counts[0][1]) if counts else (None, None)

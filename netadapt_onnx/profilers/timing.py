@@ -86,10 +86,10 @@ def measure(
     return tuple(timing_of_sessions(records[i].median_ms) for i in range(len(models)))
 
 
-def timing_job(models: Sequence[int], plan: TimingPlan) -> Job:
-    """The job that `measure` gives a device, for models by number."""
-    rounds = (LEAST_ROUNDS, None)
-    return Job(tuple(models), None, False, plan.sessions, "each", plan.precision, rounds, plan.time_cap_s, plan.seed)
+def timing_job(models: Sequence[int], plan: TimingPlan, until: Until = "each", reference: int | None = None) -> Job:
+    """The job of timing models by number; `until` says what has to be precise, `reference` what they compare with."""
+    precision, rounds = plan.precision, (LEAST_ROUNDS, None)
+    return Job(tuple(models), reference, False, plan.sessions, until, precision, rounds, plan.time_cap_s, plan.seed)
 
 
 def ratio(
@@ -112,15 +112,14 @@ def ratio(
         device: where they run (None: on this machine).
     """
     until: Until = "undisturbed" if plan.undisturbed else "ratio"
-    rounds = (LEAST_ROUNDS, None)
-    job = Job((0,), REFERENCE, False, plan.sessions, until, plan.precision, rounds, plan.time_cap_s, plan.seed)
+    job = timing_job([0], plan, until, REFERENCE)
     order = Order({0: model, REFERENCE: reference}, inputs, execution, (job,))
     with steps("measuring", bound_s=plan.time_cap_s):
         record = measure_on(device or LocalDevice(), order)[0]
     fastest = (tuple(record.ms), tuple(record.reference_ms))
     if plan.undisturbed:
-        interval = signed_rank_interval(np.divide(*fastest), plan.confidence)
-        result = replace(ratio_of_pairs(*fastest), ci95=interval)
+        result = ratio_of_pairs(*fastest)
+        result = replace(result, ci95=signed_rank_interval(np.divide(*fastest), plan.confidence))
     else:
         result = ratio_of_pairs(record.median_ms, record.reference_median_ms)
     return replace(result, undisturbed_ms=fastest, others=record.others, cores=record.cores)

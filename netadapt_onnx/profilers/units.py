@@ -11,9 +11,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.surgery.union_find import UnionFind
 
 LAYOUT = frozenset(
     {
@@ -108,13 +110,9 @@ class Layers:
         results: list[tuple[onnx.NodeProto, list[str], bool]] = []
         for node in optimised.node:
             layout = bool(node.input) and node.op_type in LAYOUT and node.output[0] not in self._producer
-            if layout:
-                source[node.output[0]] = source.get(node.input[0], node.input[0])
-                results.append((node, [source[node.output[0]]], True))
-                continue
-            originals = self._results(node)
+            originals = [source.get(node.input[0], node.input[0])] if layout else self._results(node)
             source.update(zip(node.output, originals, strict=False))
-            results.append((node, originals, False))
+            results.append((node, originals, layout))
         stops = {tensor for _, tensors, layout in results if not layout for tensor in tensors}
         kernels: list[Kernel] = []
         for node, tensors, layout in results:
@@ -165,16 +163,14 @@ class Layers:
         return tuple(self._readers.get(tensors[0], [])[:1])
 
     def _covered(self, tensors: Sequence[str], stops: set[str]) -> tuple[str, ...]:
-        covered: dict[str, None] = {}
+        covered: set[str] = set()
         pending = [self._producer[name] for name in tensors if name in self._producer]
         while pending:
             name = pending.pop()
-            if name in covered:
-                continue
-            covered[name] = None
-            for tensor in self._nodes[name].input:
-                if tensor in self._producer and tensor not in stops:
-                    pending.append(self._producer[tensor])
+            if name not in covered:
+                covered.add(name)
+                inputs = (tensor for tensor in self._nodes[name].input if tensor not in stops)
+                pending += [self._producer[tensor] for tensor in inputs if tensor in self._producer]
         return tuple(sorted(covered, key=self._order.__getitem__))
 
     def units(self, groups: Iterable[tuple[str, ...]]) -> dict[str, Unit]:
@@ -183,21 +179,14 @@ class Layers:
         But each layer with a weight is a unit of its own: a sum is fused into one conv or the other, and what either
         costs depends on its own widths. Layers without a weight count with the first that has one.
         """
-        parent: dict[str, str] = {}
-
-        def root(name: str) -> str:
-            parent.setdefault(name, name)
-            while parent[name] != name:
-                parent[name] = parent[parent[name]]
-                name = parent[name]
-            return name
-
-        for group in groups:
-            for name in group:
-                parent[root(name)] = root(group[0])
-        related: dict[str, list[str]] = {}
-        for name in sorted(parent, key=self._order.__getitem__):
-            related.setdefault(root(name), []).append(name)
+        pairs = [[self._order[name], self._order[group[0]]] for group in groups for name in group]
+        sets = UnionFind()
+        labels = sets.fresh(len(self._order))
+        sets.tie(*labels[np.array(pairs, np.int64).reshape(-1, 2)].T)
+        roots, layers = sets.roots(labels).tolist(), self.names
+        related: dict[int, list[str]] = {}
+        for number in sorted({number for number, _ in pairs}):
+            related.setdefault(roots[number], []).append(layers[number])
         members: dict[str, list[str]] = {}
         for names in related.values():
             for name in names:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
-from netadapt_onnx.common.progress import Progress
-from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.common.progress import Progress, reporter
 from netadapt_onnx.profilers.device import Device, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution
@@ -110,7 +108,7 @@ def validate(
         execution: how they run: as those of the table do.
     """
     started = time.perf_counter()
-    comparer = _Comparer(reference, execution, device or LocalDevice(), seconds_each)
+    device, progress = device or LocalDevice(), progress or reporter()
     models = [unseen(draw, i) for i in range(n)]
     predicted = np.array([table.predict_ratio(model.shapes) for model in models])
     passes = np.empty((2, n))
@@ -121,37 +119,29 @@ def validate(
     for repeat in range(MOST_REPEATS + 1):
         outliers = [i for i in range(len(batches)) if reference_ms[i] > OUTLIER * reference_ms.min() or not repeat]
         for done, i in enumerate(outliers):
-            if progress:
-                message = "validating: what was disturbed once more" if repeat else "validating"
-                progress(done, len(outliers), message)
+            progress(done, len(outliers), "validating: what was disturbed once more" if repeat else "validating")
             k, batch = batches[i]
-            ratios, time_ms = comparer.ratios([models[j] for j in batch])
+            share_s = seconds_each * len(batch) / 2  # of two passes
+            ratios, time_ms = _ratios([models[j] for j in batch], reference, share_s, device, execution)
             if time_ms < reference_ms[i]:
                 passes[k, batch], reference_ms[i] = ratios, time_ms
     return _compare(predicted, passes, table, [model.shapes for model in models], time.perf_counter() - started)
 
 
-@dataclass(frozen=True)
-class _Comparer:
-    """Measures models in turn with the uncut one; `seconds_each` in two passes together."""
-
-    reference: RandomWidthModel
-    execution: Execution
-    device: Device
-    seconds_each: float
-
-    @cached_property
-    def _inputs(self) -> Arrays:
-        return self.reference.inputs()
-
-    def ratios(self, models: Sequence[RandomWidthModel]) -> tuple[Floats, float]:
-        """(n,) the time of each model relative to the uncut one's, in fresh sessions, and the uncut one's in ms."""
-        protos = {REFERENCE: self.reference.proto, **{i: model.proto for i, model in enumerate(models)}}
-        share_s = self.seconds_each * len(models) / 2
-        job = batch_job(range(len(models)), share_s, profiled=False, sessions=SESSIONS)
-        records = measure_on(self.device, Order(protos, self._inputs, self.execution, (job,)))
-        ratios = [np.mean(records[i].ms) / np.mean(records[i].reference_ms) for i in range(len(models))]
-        return np.array(ratios), float(np.mean([np.mean(records[i].reference_ms) for i in range(len(models))]))
+def _ratios(
+    models: Sequence[RandomWidthModel],
+    reference: RandomWidthModel,
+    seconds: float,
+    device: Device,
+    execution: Execution,
+) -> tuple[Floats, float]:
+    """(n,) the time of each model relative to the uncut one's, in fresh sessions, and the uncut one's in ms."""
+    protos = {REFERENCE: reference.proto, **{i: model.proto for i, model in enumerate(models)}}
+    job = batch_job(range(len(models)), seconds, profiled=False, sessions=SESSIONS)
+    records = measure_on(device, Order(protos, reference.inputs(), execution, (job,)))
+    times = np.array([np.mean(records[i].ms) for i in range(len(models))])
+    references = np.array([np.mean(records[i].reference_ms) for i in range(len(models))])
+    return times / references, float(references.mean())
 
 
 def _compare(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[Shapes], seconds: float) -> Validation:
@@ -161,7 +151,11 @@ def _compare(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[S
     repeated = np.abs(passes[1] / passes[0] - 1)
     allowed = np.array([table.predict_with_error(one)[1] for one in shapes])
     covered = errors <= allowed
-    turns = {kind: slice(turn, None, len(KINDS)) for turn, kind in enumerate(KINDS) if turn < len(errors)}
+
+    def errors_of(turn: int) -> KindErrors:
+        own = errors[turn :: len(KINDS)]
+        return KindErrors(len(own), float(own.mean()), float(own.max()), float(covered[turn :: len(KINDS)].mean()))
+
     uncut_ms = table.latency_ms.median_ms
     return Validation(
         len(errors),
@@ -176,10 +170,5 @@ def _compare(predicted: Floats, passes: Floats, table: Table, shapes: Sequence[S
         float(repeated.max()),
         float(covered.mean()),
         tuple((round(p * uncut_ms, 6), round(m * uncut_ms, 6)) for p, m in zip(predicted, measured, strict=True)),
-        {
-            kind: KindErrors(
-                len(errors[turn]), float(errors[turn].mean()), float(errors[turn].max()), float(covered[turn].mean())
-            )
-            for kind, turn in turns.items()
-        },
+        {kind: errors_of(turn) for turn, kind in enumerate(KINDS[: len(errors)])},
     )

@@ -12,10 +12,9 @@ import onnx
 from netadapt_onnx.common.resources import LATENCY
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.profilers.device import Device
+from netadapt_onnx.profilers.device import Device, outputs_on_device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.result import OnDevice

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import all_subgraphs, captured, node_name, rename, set_nodes
+from netadapt_onnx.graph.nodes import all_subgraphs, captured, node_name, rename, replace_all
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.shapes import Spec, Specs
 from netadapt_onnx.graph.weightless import without_weights
@@ -106,7 +106,7 @@ def flatten(folded: FoldedModel, *, loops: bool = True) -> tuple[FoldedModel, tu
             untraced |= inner.untraced
         nodes.append(_without_subgraphs(node, opened) if opened else node)
     proto = without_weights(folded.proto)
-    set_nodes(proto.graph, nodes)
+    replace_all(proto.graph.node, nodes)
     proto.graph.initializer.extend([*graph.initializer, *added])
     shapes = {name: shape for name, (shape, _) in specs.items()}
     dtypes = {name: dtype for name, (_, dtype) in specs.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from netadapt_onnx.graph.nodes import captured, rename, set_nodes
+from netadapt_onnx.graph.nodes import captured, rename, replace_all
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph
 
@@ -104,7 +104,7 @@ class _FlatGraph:
         """Give the graph the nodes that it still has."""
         for i in sorted(self._moved_constants, reverse=True):
             del self._graph.initializer[i]
-        set_nodes(self._graph, (self._nodes[i] for i in sorted(self._nodes)))
+        replace_all(self._graph.node, (self._nodes[i] for i in sorted(self._nodes)))
 
 
 def _declare(values: Sequence[onnx.ValueInfoProto], names: Sequence[str], shapes: Shapes) -> None:

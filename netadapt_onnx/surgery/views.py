@@ -16,7 +16,7 @@ import onnx
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import captured, node_name, set_nodes
+from netadapt_onnx.graph.nodes import captured, node_name, replace_all
 from netadapt_onnx.graph.passes.fold_constants import KEPT_ON_WEIGHTS
 from netadapt_onnx.graph.weightless import without_weights
 
@@ -56,7 +56,7 @@ def with_own_views(folded: FoldedModel) -> FoldedModel:
     if not copies:
         return folded
     proto = without_weights(folded.proto)
-    set_nodes(proto.graph, reversed(nodes))
+    replace_all(proto.graph.node, reversed(nodes))
     proto.graph.initializer.extend(graph.initializer)
     shapes = {copy: folded.shapes[original] for original, alike in copies.items() for copy in alike}
     dtypes = {copy: folded.dtypes[original] for original, alike in copies.items() for copy in alike}

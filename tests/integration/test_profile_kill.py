@@ -27,7 +27,7 @@ def start(model: Path, table: Path) -> subprocess.Popen[bytes]:
 
 def cells(table: Path) -> list[tuple[object, ...]]:
     """All that a table says of its cells, less their times."""
-    records = read(table)[0]
+    records = read(table)
     assert isinstance(records[-1], Reference)
     assert [r.model for r in records if isinstance(r, EndToEndTime)] == list(range(24))
     return [(c.model, c.layers, c.shapes, c.kernel) for c in records if isinstance(c, Cell)]

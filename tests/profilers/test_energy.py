@@ -102,7 +102,7 @@ def test_a_board_is_measured_at_its_input_or_by_all_its_rails(tmp_path: Path, mo
 def watts(root: Path) -> float:
     result = meter(root=root)
     assert isinstance(result, Power)
-    return result._watts()
+    return result.watts()
 
 
 def test_what_cannot_be_measured_is_an_error_and_never_a_number(

@@ -23,11 +23,10 @@ from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers import agent
-from netadapt_onnx.profilers.device import Order
+from netadapt_onnx.profilers.device import Order, outputs_on_device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution, differences, execution_record, fingerprint
 from netadapt_onnx.profilers.int8_kernels import choose_quantisation, probe_int8
-from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.quantize import EVERYWHERE, FLOAT, Deployment, saturates
 from netadapt_onnx.profilers.random_widths import with_node_names
 from netadapt_onnx.profilers.records import AgentRecord, Job, OutputsFile

@@ -44,4 +44,4 @@ def run(path: Path, seed: int, *, speed: float = 1.0, noise: float = 0.01, devic
 
 def cells(table: Path) -> list[tuple[int, tuple[str, ...], str]]:
     """What a table has measured, without the times: model, layers, shapes."""
-    return sorted((r.model, tuple(r.layers), str(r.shapes)) for r in read(table)[0] if isinstance(r, Cell))
+    return sorted((r.model, tuple(r.layers), str(r.shapes)) for r in read(table) if isinstance(r, Cell))

@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import is_standard, keep_nodes
+from netadapt_onnx.graph.nodes import is_standard, keep_only
 from netadapt_onnx.graph.passes.result import PassResult
 
 # A sparse initializer of a hundred bytes may stand for terabytes.
@@ -21,8 +21,7 @@ LARGEST_DENSE_BYTES = 1 << 31
 def densify_initializers(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
     """Replace the sparse initializers of the main graph by dense ones of the same names, in place."""
     sparse = list(proto.graph.sparse_initializer)
-    for tensor in sparse:
-        proto.graph.initializer.append(dense(tensor))
+    proto.graph.initializer.extend(map(dense, sparse))
     del proto.graph.sparse_initializer[:]
     return PassResult(proto, bool(sparse))
 
@@ -57,19 +56,16 @@ def constants_to_initializers(proto: onnx.ModelProto) -> PassResult[onnx.ModelPr
         added = graph.initializer.add()
         added.CopyFrom(tensor)
         added.name = node.output[0]
-    return PassResult(proto, keep_nodes(graph, kept))
+    return PassResult(proto, keep_only(graph.node, kept))
 
 
 def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor of a Constant node; None for strings."""
-    attribute = node.attribute[0] if node.attribute else None
-    if attribute is None:
+    if not node.attribute:
         return None
-    if attribute.name == "sparse_value":
-        return dense(attribute.sparse_tensor)
-    if attribute.name == "value":
-        tensor: onnx.TensorProto = attribute.t
-        return tensor
-    if attribute.name not in _DTYPES:
-        return None
-    return numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(attribute), _DTYPES[attribute.name]))
+    name, value = node.attribute[0].name, onnx.helper.get_attribute_value(node.attribute[0])
+    if name == "sparse_value":
+        return dense(value)
+    if name in _DTYPES:
+        return numpy_helper.from_array(np.array(value, _DTYPES[name]))
+    return value if name == "value" else None

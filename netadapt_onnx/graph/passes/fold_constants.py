@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from netadapt_onnx.graph.nodes import captured, node_name
+from netadapt_onnx.graph.nodes import captured, node_name, replace_all
 from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.shapes import Specs, spec_bytes
 from netadapt_onnx.graph.size_dependence import SizeDependence, TensorValues
@@ -45,17 +45,19 @@ def fold_constants(
     Returns:
         The model, and whether it differs from the evaluated graph.
     """
-    batch_made = {name for name in dependence.shape_made if _depends_on_batch(name, values, dependence.next_batch)}
-    kept, needed = _kept_nodes(graph, initializers, values, dependence, batch_made)
+    other = dependence.next_batch
+    batch_made = {name for name in dependence.shape_made if _depends_on_batch(name, values, other)}
+    computed = dependence.computed | {name for name in batch_made if _has_no_formula(name, values, other)}
+    kept, needed = _kept_nodes(graph, initializers, values, dependence.shape_made, computed)
     produced = {name for node in kept for name in node.output}
     missing = needed - produced - initializers.keys()
     folded = [name for node in graph.node for name in node.output if name in missing]
     constants = [tensor for name, tensor in initializers.items() if name in needed]
     used_names = needed | {node_name(node) for node in kept} | {v.name for v in graph.input}
-    computed, tensors = _write_back(folded, kept, used_names, batch_made, values, dependence)
+    formulas, tensors = _write_back(folded, kept, used_names, batch_made, values, dependence)
     constants = [dependence.wildcards.get(tensor.name, tensor) for tensor in [*constants, *tensors]]
     changed = len(kept) < len(graph.node) or {tensor.name for tensor in constants} != initializers.keys()
-    _replace_contents(proto.graph, [*computed, *kept], constants)
+    _replace_contents(proto.graph, [*formulas, *kept], constants)
     return PassResult(proto, changed)
 
 
@@ -63,24 +65,19 @@ def _kept_nodes(
     graph: onnx.GraphProto,
     initializers: Tensors,
     values: TensorValues,
-    dependence: SizeDependence,
-    batch_made: Set[str],
+    shape_made: Set[str],
+    computed: Set[str],
 ) -> tuple[list[onnx.NodeProto], set[str]]:
     """The nodes that stay, in order, and the names of all tensors that they read or the graph puts out.
 
-    `batch_made` are the tensors that depend on the batch size.
+    `computed` are the tensors that have to be computed, `shape_made` those that depend on the shape of something.
     """
     needed = {v.name for v in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):  # what is still read once its readers are known to stay
         outputs = [name for name in node.output if name in needed]
-        foldable = all(values.has_value(name) for name in outputs) and not _stays(
-            node, initializers, values.tensor_specs, dependence.shape_made
-        )
-        without_formula = any(
-            _has_no_formula(name, values, dependence.next_batch) for name in outputs if name in batch_made
-        )
-        if not foldable or without_formula or not dependence.computed.isdisjoint(outputs):
+        foldable = computed.isdisjoint(outputs) and all(map(values.has_value, outputs))
+        if not foldable or _stays(node, initializers, values.tensor_specs, shape_made):
             kept.append(node)
             needed.update([*node.input, *captured(node)])
     kept.reverse()
@@ -126,8 +123,7 @@ def _replace_contents(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], const
             del graph.initializer[i]
     present = {tensor.name for tensor in graph.initializer}
     graph.initializer.extend(tensor for tensor in constants if tensor.name not in present)
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_all(graph.node, nodes)
 
 
 def _depends_on_batch(name: str, values: TensorValues, other: TensorValues | None) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Set
 
 import onnx
 
-from netadapt_onnx.graph.nodes import is_standard, rename
+from netadapt_onnx.graph.nodes import attribute, is_standard, rename
 from netadapt_onnx.graph.passes.result import PassResult
 
 FIRST_CARRIED = 2  # a Loop's inputs: trip count, condition, carried values; its body puts out the condition first
@@ -32,7 +32,7 @@ def _hoist(loop: onnx.NodeProto, outputs: Set[str], replaced: dict[str, str]) ->
 
     `replaced` maps what loops put out to what stands for it, `outputs` are the graph's, which keep their names.
     """
-    body = next(a.g for a in loop.attribute if a.name == "body")
+    body = attribute(loop, "body")
     passed = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
     own = {v.name for v in body.input} | {t.name for t in body.initializer}
     own |= {name for inner in body.node for name in inner.output}

@@ -15,7 +15,7 @@ import onnx
 import onnx.inliner
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import all_subgraphs
+from netadapt_onnx.graph.nodes import all_nodes
 from netadapt_onnx.graph.passes.result import PassResult
 from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT
 from netadapt_onnx.graph.validity import require_valid_nodes
@@ -62,34 +62,25 @@ def _refuse_bombs(proto: onnx.ModelProto) -> None:
         name = "::".join(filter(None, error.args[1][0][:2]))
         raise NetadaptError(f"the function {name} calls itself", code="not-onnx") from error
     total = _inlined(proto.graph.node, 0, _calls(proto.graph.node, functions.keys()), sizes)
+    why = ""
     if total.nodes > MOST_NODES or total.size_bytes > PROTOBUF_LIMIT:
-        raise NetadaptError(
-            f"the model's functions come to {total.nodes:.3g} nodes of {total.size_bytes:.3g} bytes when inlined, more "
-            f"than {MOST_NODES:.3g} nodes or 2 GiB",
-            hint="export it without functions",
-            code="too-large",
-        )
-    if total.depth > DEEPEST:
-        raise NetadaptError(
-            f"the model's functions call each other {total.depth} levels deep, more than {DEEPEST}",
-            hint="export it without functions",
-            code="too-large",
-        )
+        size = f"{total.nodes:.3g} nodes of {total.size_bytes:.3g} bytes"
+        why = f"come to {size} when inlined, more than {MOST_NODES:.3g} nodes or 2 GiB"
+    elif total.depth > DEEPEST:
+        why = f"call each other {total.depth} levels deep, more than {DEEPEST}"
+    if why:
+        raise NetadaptError(f"the model's functions {why}", hint="export it without functions", code="too-large")
 
 
 def _calls(nodes: Iterable[onnx.NodeProto], functions: Set[Key]) -> Counter[Key]:
     """How often each function is called, in bodies of loops and branches as well."""
-    nodes = list(nodes)
-    inner = (node for body in all_subgraphs(nodes) for node in body.node)
-    calls = Counter((node.domain, node.op_type, node.overload) for node in (*nodes, *inner))
-    return Counter({key: times for key, times in calls.items() if key in functions})
+    keys = ((node.domain, node.op_type, node.overload) for node in all_nodes(nodes))
+    return Counter(key for key in keys if key in functions)
 
 
 def _inlined(nodes: Iterable[onnx.NodeProto], size_bytes: int, calls: Counter[Key], sizes: dict[Key, _Size]) -> _Size:
-    nodes = list(nodes)
-    own = len(nodes) + sum(len(body.node) for body in all_subgraphs(nodes))
     return _Size(
-        own + sum(times * sizes[key].nodes for key, times in calls.items()),
+        sum(1 for _ in all_nodes(nodes)) + sum(times * sizes[key].nodes for key, times in calls.items()),
         size_bytes + sum(times * sizes[key].size_bytes for key, times in calls.items()),
         1 + max((sizes[key].depth for key in calls), default=0),
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from netadapt_onnx.graph.nodes import rename, set_nodes
+from netadapt_onnx.graph.nodes import attribute, rename, replace_all
 from netadapt_onnx.graph.passes.result import PassResult
 
 
@@ -36,22 +36,21 @@ def inline_if(proto: onnx.ModelProto, conditions: Mapping[str, np.ndarray]) -> P
         else:
             nodes.append(node)
     if changed:
-        set_nodes(graph, nodes)
+        replace_all(graph.node, nodes)
     return PassResult(proto, changed)
 
 
 def _inlined(graph: onnx.GraphProto, conditional: onnx.NodeProto, branch: str, prefix: str) -> list[onnx.NodeProto]:
     """The nodes of a branch, their names behind a prefix; its initializers become the graph's."""
-    body = next(a.g for a in conditional.attribute if a.name == branch)
+    body = attribute(conditional, branch)
     local = {t.name for t in body.initializer} | {name for n in body.node for name in n.output if name}
     renamed = {name: f"{prefix}/{name}" for name in local}
-    ends = []
-    for inner, outer in zip(body.output, conditional.output, strict=False):
-        if not outer:
-            continue
-        # Identity keeps both names when the branch returns an outer tensor; `remove_identity` takes out what it can.
-        source = renamed.get(inner.name, inner.name)
-        ends.append(onnx.helper.make_node("Identity", [source], [outer], name=outer))
+    # Identity keeps both names when the branch returns an outer tensor; `remove_identity` takes out what it can.
+    ends = [
+        onnx.helper.make_node("Identity", [renamed.get(inner.name, inner.name)], [outer], name=outer)
+        for inner, outer in zip(body.output, conditional.output, strict=False)
+        if outer
+    ]
     for tensor in body.initializer:
         added = graph.initializer.add()
         added.CopyFrom(tensor)

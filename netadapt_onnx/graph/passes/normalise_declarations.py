@@ -6,36 +6,26 @@ the graph go: surgery would make them wrong."""
 
 from __future__ import annotations
 
-from collections import Counter
-
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import is_standard
+from netadapt_onnx.graph.nodes import is_standard, keep_only
 from netadapt_onnx.graph.passes.result import PassResult
+from netadapt_onnx.graph.validity import refuse_twice
 
 
 def drop_declared_shapes(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
     """Drop declared shapes in place, but for those of operators outside ONNX, whose shapes nothing else determines."""
     graph = proto.graph
     foreign = {name for node in graph.node if not is_standard(node) for name in node.output}
-    kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in graph.value_info if v.name in foreign]
-    changed = len(kept) < len(graph.value_info)
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
-    return PassResult(proto, changed)
+    return PassResult(proto, keep_only(graph.value_info, [v for v in graph.value_info if v.name in foreign]))
 
 
 def drop_initializer_inputs(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
     """Take the names of initializers out of the inputs of the main graph, in place."""
     graph = proto.graph
     names = {t.name for t in graph.initializer}
-    kept = [value for value in graph.input if value.name not in names]
-    changed = len(kept) < len(graph.input)
-    if changed:
-        del graph.input[:]
-        graph.input.extend(kept)
-    return PassResult(proto, changed)
+    return PassResult(proto, keep_only(graph.input, [value for value in graph.input if value.name not in names]))
 
 
 # onnx-graphsurgeon and the checker refuse IR 3 models whose initializers are no longer inputs.
@@ -53,9 +43,7 @@ def complete_header(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
 def require_unique_names(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
     """Change nothing. Raises NetadaptError if two initializers or two outputs of nodes share a name."""
     graph = proto.graph
-    repeated = [name for name, count in Counter(t.name for t in graph.initializer).items() if count > 1]
-    if repeated:
-        raise NetadaptError(f"two initializers share the name '{repeated[0]}'", code="not-onnx")
+    refuse_twice("two initializers", (t.name for t in graph.initializer))
     seen: set[str] = {v.name for v in graph.input} | {t.name for t in graph.initializer}
     for node in graph.node:
         for name in filter(None, node.output):

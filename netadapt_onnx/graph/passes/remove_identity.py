@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import all_subgraphs, is_standard, keep_nodes
+from netadapt_onnx.graph.nodes import all_subgraphs, is_standard, keep_only, rename
 from netadapt_onnx.graph.passes.result import PassResult
 
 
@@ -25,12 +25,10 @@ def remove_identity(proto: onnx.ModelProto) -> PassResult[onnx.ModelProto]:
             kept.append(node)
     if not sources:
         return PassResult(proto, False)
-    for node in (*kept, *(inner for body in all_subgraphs(kept) for inner in body.node)):
-        for slot, name in enumerate(node.input):
-            if name in sources:
-                node.input[slot] = sources[name]
     for body in all_subgraphs(kept):
         for value in body.output:
             if value.name in sources:
                 raise NetadaptError(f"a subgraph returns the outer tensor '{value.name}' directly", code="unsupported")
-    return PassResult(proto, keep_nodes(graph, kept))
+    for node in kept:
+        rename(node, sources)
+    return PassResult(proto, keep_only(graph.node, kept))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, count
 
 import onnx
 from onnx import numpy_helper
@@ -32,12 +31,6 @@ Replacements = Mapping[str, Replacement]
 def first_output(node: onnx.NodeProto) -> str:
     """The name under which a node is replaced: that of the first tensor that it puts out."""
     return next(filter(None, node.output), "")
-
-
-def unused_name(base: str, folded: FoldedModel) -> str:
-    """A name that no tensor has, `base` if that is free."""
-    names = chain([base], (f"{base}_{i}" for i in count(1)))
-    return next(name for name in names if name not in folded.shapes)
 
 
 def remaining_nodes(graph: onnx.GraphProto, replacements: Replacements) -> tuple[list[onnx.NodeProto], set[str]]:

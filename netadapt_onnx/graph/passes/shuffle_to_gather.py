@@ -15,8 +15,8 @@ from onnx import numpy_helper
 
 from netadapt_onnx.graph.channel_shuffles import Shuffle, find_shuffles
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import node_name, opset_version
-from netadapt_onnx.graph.passes.replacement import Replacement, remaining_nodes, replace_nodes, unused_name
+from netadapt_onnx.graph.nodes import node_name, opset_version, unused_name
+from netadapt_onnx.graph.passes.replacement import Replacement, remaining_nodes, replace_nodes
 from netadapt_onnx.graph.passes.result import PassResult
 
 SLICE_INPUTS_OPSET = 10
@@ -45,7 +45,7 @@ def _replacement(shuffle: Shuffle, last: onnx.NodeProto, folded: FoldedModel) ->
     between: list[str] = []
 
     def new_name(suffix: str) -> str:
-        between.append(unused_name(f"{node_name(last)}/{suffix}", folded))
+        between.append(unused_name(f"{node_name(last)}/{suffix}", folded.shapes))
         return between[-1]
 
     nodes, constants = _gather(shuffle, last, opset_version(folded.proto), new_name)

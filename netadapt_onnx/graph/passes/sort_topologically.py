@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import onnx
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.nodes import captured, node_name, set_nodes
+from netadapt_onnx.graph.nodes import captured, node_name, replace_all
 from netadapt_onnx.graph.passes.result import PassResult
 
 
@@ -41,5 +41,5 @@ def sort_topologically(proto: onnx.ModelProto, constants: Iterable[str]) -> Pass
         order = list(graphlib.TopologicalSorter(sources).static_order())
     except graphlib.CycleError as error:
         raise NetadaptError("the graph has a cycle", node=node_name(graph.node[error.args[1][0]])) from error
-    set_nodes(graph, [graph.node[i] for i in order])
+    replace_all(graph.node, [graph.node[i] for i in order])
     return PassResult(proto, True)

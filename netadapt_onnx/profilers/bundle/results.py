@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from netadapt_onnx.common.files import aside
+from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.checked_values import Count, Text
 from netadapt_onnx.profilers.execution import Execution, Fingerprint, differences, fingerprint, require_alike
@@ -29,7 +30,7 @@ from netadapt_onnx.profilers.records import (
 from netadapt_onnx.profilers.statistics import ratio_of_pairs, timing_of_sessions
 from netadapt_onnx.profilers.table.build import records_of
 from netadapt_onnx.profilers.table.file import (
-    EndToEndTime,
+    Cell,
     Header,
     OriginalTime,
     Record,
@@ -44,6 +45,7 @@ from netadapt_onnx.profilers.units import Layers
 # normalised one.
 ORIGINAL = -2
 HINT = "give the results.jsonl that a bundle wrote, as it is"
+ONE_DEVICE = "import each device's into a table of its own"
 
 
 class BundledModel(msgspec.Struct, frozen=True):
@@ -75,9 +77,8 @@ class ExecutionRecord(msgspec.Struct, frozen=True):
     @property
     def execution(self) -> Execution:
         """The execution. Raises NetadaptError for an unknown provider, or an option that it does not have."""
-        return Execution(
-            self.ep, self.threads, self.options, deploy=Deployment(self.precision, quantisation=self.quantisation)
-        )
+        deploy = Deployment(self.precision, quantisation=self.quantisation)
+        return Execution(self.ep, self.threads, self.options, deploy=deploy)
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,14 @@ def read_results(path: Path) -> Results:
     records = [decode_record(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]
     manifest = _manifest(path, records)
     about, execution = _about(path, manifest)
-    devices = [
-        fingerprint(execution, record.environment) for record in records if isinstance(record, EnvironmentRecord)
-    ]
+    environments = (record.environment for record in records if isinstance(record, EnvironmentRecord))
+    devices = [fingerprint(execution, environment) for environment in environments]
     measured, failed = _answers(path, manifest, records)
     if not measured or not devices:
         reason = failed[0].error if failed else "it was not run, or killed at once"
         raise NetadaptError(f"{path}: nothing was measured: {reason}", hint="run its run.sh", code="results")
-    _same(f"{path}: measured on two devices", devices[0], *devices[1:])
+    for device in devices[1:]:
+        require_alike(devices[0], device, f"{path}: measured on two devices", ONE_DEVICE)
     ends = [record.stopped for record in records if isinstance(record, End)]
     return Results(path, manifest, about, devices[0], measured, failed, ends[-1] if ends else None)
 
@@ -135,7 +136,7 @@ def _manifest(path: Path, records: Sequence[AgentRecord]) -> Manifest:
         raise NetadaptError(f"{path} holds no results of a bundle", hint=HINT, code="results")
     again = next((n for n, r in enumerate(records[1:], 2) if isinstance(r, ManifestRecord)), None)
     if again is not None:
-        raise NetadaptError(f"{path}, line {again}: a second manifest", hint="import files one by one", code="results")
+        raise _refused(path, again, "a second manifest", "import files one by one")
     return records[0].manifest
 
 
@@ -144,10 +145,9 @@ def _about(path: Path, manifest: Manifest) -> tuple[BundledModel, Execution]:
         about = msgspec.convert(manifest.about, BundledModel)
         execution = msgspec.convert(manifest.execution, ExecutionRecord).execution
     except msgspec.ValidationError as error:
-        raise NetadaptError(f"{path}, line 1: the manifest: {error}", hint=HINT, code="results") from error
+        raise _refused(path, 1, f"the manifest: {error}") from error
     except NetadaptError as error:
-        message = f"{path}, line 1: the manifest: {error.message}"
-        raise NetadaptError(message, hint=error.hint, code=error.code) from error
+        raise _refused(path, 1, f"the manifest: {error.message}", error.hint, error.code) from error
     require_schema(path, about.header)
     return about, execution
 
@@ -156,25 +156,19 @@ def _answers(
     path: Path, manifest: Manifest, records: Sequence[AgentRecord]
 ) -> tuple[tuple[MeasuredModel, ...], tuple[FailedModel, ...]]:
     """The records of models, each of which answers the manifest, and that once."""
-    measured, failed = [], []
     answered: set[tuple[int, int]] = set()
     for number, record in enumerate(records, 1):
-        if not isinstance(record, MeasuredModel | FailedModel):
-            continue
-        wrong = contradiction(record, manifest.jobs, answered)
-        if wrong is not None:
-            raise NetadaptError(f"{path}, line {number}: {wrong}", hint=HINT, code="results")
-        answered.add((record.job, record.model))
-        if isinstance(record, MeasuredModel):
-            measured.append(record)
-        else:
-            failed.append(record)
-    return tuple(measured), tuple(failed)
+        if isinstance(record, MeasuredModel | FailedModel):
+            wrong = contradiction(record, manifest.jobs, answered)
+            if wrong is not None:
+                raise _refused(path, number, wrong)
+            answered.add((record.job, record.model))
+    measured = tuple(record for record in records if isinstance(record, MeasuredModel))
+    return measured, tuple(record for record in records if isinstance(record, FailedModel))
 
 
-def _same(what: str, first: Fingerprint, *others: Fingerprint) -> None:
-    for other in others:
-        require_alike(first, other, what, "import each device's into a table of its own")
+def _refused(path: Path, line: int, what: str, hint: str = HINT, code: str = "results") -> NetadaptError:
+    return NetadaptError(f"{path}, line {line}: {what}", hint=hint, code=code)
 
 
 def merge_results(results: Sequence[Results]) -> list[Record]:
@@ -185,11 +179,12 @@ def merge_results(results: Sequence[Results]) -> list[Record]:
     first = results[0]
     for other in results[1:]:
         _same_bundle(first, other)
-        _same(f"{first.path} and {other.path} are of different devices", first.device, other.device)
+        what = f"{first.path} and {other.path} are of different devices"
+        require_alike(first.device, other.device, what, ONE_DEVICE)
     header = msgspec.structs.replace(first.about.header, device=first.device)
     layers, shapes = _model(first)
     records: list[Record] = [header]
-    times: dict[int, int] = {}
+    times: Counter[int] = Counter()
     uncut_ms: list[float] = []
     original_ms: list[float] = []
     seconds = 0.0
@@ -202,14 +197,12 @@ def merge_results(results: Sequence[Results]) -> list[Record]:
                 uncut_ms += record.median_ms
                 seconds += record.seconds
                 continue
-            repeated = times.get(record.model, 0)
-            times[record.model] = repeated + 1
-            number = record.model + repeated * header.models
+            number = record.model + times[record.model] * header.models
+            times[record.model] += 1
             records += _version(file.path, msgspec.structs.replace(record, model=number), shapes[record.model], layers)
     if not uncut_ms or not times:
-        raise NetadaptError(
-            f"{first.path}: the measuring was interrupted", hint="run run.sh again: it goes on", code="results"
-        )
+        message = f"{first.path}: the measuring was interrupted"
+        raise NetadaptError(message, hint="run run.sh again: it goes on", code="results")
     timing = timing_of_sessions(uncut_ms)
     stopped = "done" if len(times) == header.models else f"{len(times)} of {header.models} versions measured"
     original = None
@@ -221,15 +214,12 @@ def merge_results(results: Sequence[Results]) -> list[Record]:
 
 def _same_bundle(first: Results, other: Results) -> None:
     unlike = differences(*(msgspec.to_builtins(results.about.header) for results in (first, other)))
-    unlike += [
-        f"{field} differs"
-        for field in ("jobs", "execution")
-        if getattr(first.manifest, field) != getattr(other.manifest, field)
-    ]
+    for field in ("jobs", "execution"):
+        if getattr(first.manifest, field) != getattr(other.manifest, field):
+            unlike.append(f"{field} differs")
     if unlike:
-        raise NetadaptError(
-            f"{other.path} and {first.path} are of different bundles ({'; '.join(unlike)})", code="results"
-        )
+        message = f"{other.path} and {first.path} are of different bundles ({'; '.join(unlike)})"
+        raise NetadaptError(message, code="results")
 
 
 def _model(results: Results) -> tuple[Layers, list[Shapes]]:
@@ -238,15 +228,11 @@ def _model(results: Results) -> tuple[Layers, list[Shapes]]:
         layers = Layers(onnx.ModelProto(graph=unpack_graph(results.about.graph)))
         shapes = msgspec.json.decode(unpack(results.about.shapes), type=list[dict[str, tuple[int, ...]]])
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
-        raise NetadaptError(f"{results.path}, line 1: the manifest: {error}", hint=HINT, code="results") from error
+        raise _refused(results.path, 1, f"the manifest: {error}") from error
     most = max(model for job in results.manifest.jobs for model in job.models)
     if not most < results.about.header.models == len(shapes):
-        raise NetadaptError(
-            f"{results.path}, line 1: the manifest: shapes of {len(shapes)} versions, "
-            f"{results.about.header.models} in the header, and jobs for {most + 1}",
-            hint=HINT,
-            code="results",
-        )
+        counts = f"shapes of {len(shapes)} versions, {results.about.header.models} in the header"
+        raise _refused(results.path, 1, f"the manifest: {counts}, and jobs for {most + 1}")
     return layers, list(shapes)
 
 
@@ -254,15 +240,13 @@ def _version(path: Path, measured: MeasuredModel, shapes: Shapes, layers: Layers
     try:
         return records_of(measured, shapes, layers)
     except KeyError as error:
-        raise NetadaptError(
-            f"{path}, line 1: the manifest: no shape of tensor {error} in version {measured.model}",
-            hint=HINT,
-            code="results",
-        ) from error
+        what = f"the manifest: no shape of tensor {error} in version {measured.model}"
+        raise _refused(path, 1, what) from error
+    except msgspec.ValidationError as error:  # a model of the manifest's jobs with a number that no version has
+        raise _refused(path, 1, f"the manifest: version {measured.model}: {error}") from error
 
 
 def write_table(path: Path, records: Sequence[Record]) -> int:
     """Write a table whole or not at all; returns its number of cells."""
-    with aside(path) as temporary:
-        temporary.write_bytes(encode(records))
-    return sum(not isinstance(r, Header | EndToEndTime | Reference) for r in records)
+    write_atomically(path, encode(records))
+    return sum(isinstance(record, Cell) for record in records)

@@ -89,7 +89,7 @@ def write_bundle(
     execution: Execution,
     original: AsGiven,
     shards: int,
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> str:
     """Write a zip with random-width models, the original file, the agent and what starts it; whole or not at all.
 
@@ -116,7 +116,12 @@ def write_bundle(
     ):
         bundle = _Bundle(archive, bundle_folder(path), Path(folder), execution, {})
         shapes = _add_models(bundle, reference, draw, plan, progress)
-        note = _add_original(bundle, original)
+        note = original.note
+        if original.proto is not None:
+            try:
+                bundle.add_model(ORIGINAL, original.proto)
+            except NetadaptError as error:
+                note = stands_in(error)
         [inputs] = bundle.add([write_inputs(reference.inputs(), bundle.folder)], zipfile.ZIP_DEFLATED)
         models = plan.model_count(execution)
         about = {
@@ -125,8 +130,7 @@ def write_bundle(
             "shapes": pack(msgspec.json.encode(shapes)),
             "as_given": original.sha256,
         }
-        jobs = _jobs(bundle, plan, shards)
-        record = execution_record(execution)
+        record, jobs = execution_record(execution), _jobs(bundle, plan, shards)
         manifest = Manifest(SCHEMA, record, inputs, bundle.models, jobs, plan.time_cap_s, about)
         bundle.add_data(MANIFEST, msgspec.json.encode(manifest))
         _add_programs(bundle, models, shards, plan.time_cap_s)
@@ -170,30 +174,18 @@ class _Bundle:
 
 
 def _add_models(
-    bundle: _Bundle, reference: RandomWidthModel, draw: Draw, plan: TablePlan, progress: Progress | None
+    bundle: _Bundle, reference: RandomWidthModel, draw: Draw, plan: TablePlan, progress: Progress
 ) -> list[dict[str, tuple[int, ...]]]:
     """Add the random-width models, and the uncut one as their reference; returns the shapes of each but that."""
     count = plan.model_count(bundle.execution)
     shapes = []
     for number in (REFERENCE, *range(count)):
-        if progress:
-            progress(number + 1, count + 1, "writing versions")
+        progress(number + 1, count + 1, "writing versions")
         model = reference if number <= 0 else draw(np.random.default_rng([plan.seed, number]))
         bundle.add_model(number, with_node_names(model.proto))
         if number >= 0:
             shapes.append(dict(model.shapes))
     return shapes
-
-
-def _add_original(bundle: _Bundle, original: AsGiven) -> str:
-    """Add the original file, if it is to be timed; returns why it cannot be."""
-    if original.proto is None:
-        return original.note
-    try:
-        bundle.add_model(ORIGINAL, original.proto)
-    except NetadaptError as error:
-        return stands_in(error)
-    return ""
 
 
 def _jobs(bundle: _Bundle, plan: TablePlan, shards: int) -> tuple[Job, ...]:
@@ -221,7 +213,5 @@ def _add_programs(bundle: _Bundle, models: int, shards: int, time_cap_s: float) 
 
 def _without_values(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A model without the content of its weights: all that `Layers` reads."""
-    graph = onnx.GraphProto(node=proto.graph.node)
-    for tensor in proto.graph.initializer:
-        graph.initializer.append(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
-    return onnx.ModelProto(graph=graph)
+    empty = (onnx.TensorProto(name=t.name, data_type=t.data_type, dims=t.dims) for t in proto.graph.initializer)
+    return onnx.ModelProto(graph=onnx.GraphProto(node=proto.graph.node, initializer=empty))

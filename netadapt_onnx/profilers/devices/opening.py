@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from netadapt_onnx.common.progress import stage
@@ -51,29 +51,23 @@ def open_device(
     if not isinstance(device, str):
         yield device
         return
-    token = hashlib.sha256(
-        f"{platform.node()}:{Path(purpose).absolute()}".encode(errors="surrogateescape")
-    ).hexdigest()[:16]
-    if device == LOCAL:
-        opened: Device = LocalDevice()
-    else:
-        opened = _behind(_shell(device, token), python, keep, perf_test, log)
-    try:
+    origin = f"{platform.node()}:{Path(purpose).absolute()}".encode(errors="surrogateescape")
+    token = hashlib.sha256(origin).hexdigest()[:16]
+    opened: Device = LocalDevice() if device == LOCAL else _reach(device, token, python, keep, perf_test, log)
+    with closing(opened):
         yield opened
-    finally:
-        opened.close()
-
-
-def _shell(name: str, token: str) -> Shell:
-    if name.startswith("ssh://"):
-        return SshShell(name, token)
-    if name.startswith("adb://"):
-        return AdbShell(name, token)
-    raise NetadaptError(f"no device '{name}'", hint="local, ssh://[user@]host[:port] or adb://SERIAL", code="usage")
 
 
 @stage("reaching the device")
-def _behind(shell: Shell, python: str, keep: bool, perf_test: Path | None, log: Callable[[str], None] | None) -> Device:
+def _reach(
+    name: str, token: str, python: str, keep: bool, perf_test: Path | None, log: Callable[[str], None] | None
+) -> Device:
+    if name.startswith("ssh://"):
+        shell: Shell = SshShell(name, token)
+    elif name.startswith("adb://"):
+        shell = AdbShell(name, token)
+    else:
+        raise NetadaptError(f"no device '{name}'", hint="local, ssh://[user@]host[:port] or adb://SERIAL", code="usage")
     if perf_test is not None:
         return PerfTestDevice(shell, perf_test, keep=keep, log=log)
     return RemoteDevice(shell, python=python, keep=keep, log=log)

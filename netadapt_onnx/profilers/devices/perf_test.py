@@ -6,33 +6,29 @@ at a time: on a device that does nothing else that is good enough.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.files import digest
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.profilers.agent import low_mean, processor, profile_record
 from netadapt_onnx.profilers.checked_values import check_environment
-from netadapt_onnx.profilers.devices.retry import RETRY_S, TIDYING_S, Backoff, ConnectionLostError
-from netadapt_onnx.profilers.devices.shell import CALL_S, STALLED_S, Shell, last_line
+from netadapt_onnx.profilers.devices.shell import STALLED_S, Shell, last_line
+from netadapt_onnx.profilers.devices.shell_device import ShellDevice
 from netadapt_onnx.profilers.providers import PROVIDERS
 from netadapt_onnx.profilers.records import AgentRecord, End, Environment, FailedModel, Job, Manifest, MeasuredModel
-
-T = TypeVar("T")
 
 BINARY, TIMES, PROFILE, OPTIMISED = "perf_test", "times.csv", "profile", "optimised.onnx"
 # Runs in one session: enough for its fastest tenth. It says nothing meanwhile; ssh and adb notice a dead connection.
@@ -49,63 +45,48 @@ PROBES = {
 }
 
 
-class PerfTestDevice:
+class PerfTestDevice(ShellDevice):
     """A device behind a shell, with a native binary that the user supplies."""
-
-    oldest = True
 
     def __init__(
         self, shell: Shell, binary: Path, *, keep: bool = False, log: Callable[[str], None] | None = None
     ) -> None:
         if not binary.is_file():
             raise NetadaptError(f"--perf-test {binary}: no such file", code="missing-file")
-        self.name = shell.name
-        self._shell = shell
+        super().__init__(shell, keep=keep, log=log)
         self._binary = binary
-        self._keep = keep
-        self._log = log or (lambda _: None)
-        self._pushed: set[str] = set()
         self._manifests: dict[str, Manifest] = {}
-        self._environment: Environment | None = None
-        self._touched = False
 
-    def describe(self) -> Environment:
-        """Describe what can be seen from outside; the binary's hash stands for its onnxruntime."""
-        if self._environment is None:
-            answers = {key: self._call(f"{probe} 2>/dev/null").stdout.strip() for key, probe in PROBES.items()}
-            digest = hashlib.sha256(self._binary.read_bytes()).hexdigest()[:12]
-            environment = {
-                **processor(answers["cpuinfo"], answers["board"], answers["arch"]),
-                "os": "Android" if answers["board"] else answers["os"],
-                "arch": answers["arch"],
-                "kernel": answers["kernel"],
-                "onnxruntime": f"perf_test {digest}",
-                "providers": [provider.name for provider in PROVIDERS.values()],
-                "governor": answers["governor"] or None,
-            }
-            try:
-                self._environment = check_environment(environment)
-            except ValueError as error:
-                raise NetadaptError(f"{self.name}: {error}", code="results") from error
-        return self._environment
+    def _describe(self) -> Environment:
+        """What can be seen from outside; the binary's hash stands for its onnxruntime."""
+        answers = {key: self._shell.call(f"{probe} 2>/dev/null").stdout.strip() for key, probe in PROBES.items()}
+        environment = {
+            **processor(answers["cpuinfo"], answers["board"], answers["arch"]),
+            "os": "Android" if answers["board"] else answers["os"],
+            "arch": answers["arch"],
+            "kernel": answers["kernel"],
+            "onnxruntime": f"perf_test {digest(self._binary)[:12]}",
+            "providers": [provider.name for provider in PROVIDERS.values()],
+            "governor": answers["governor"] or None,
+        }
+        try:
+            return check_environment(environment)
+        except ValueError as error:
+            raise NetadaptError(f"{self.name}: {error}", code="results") from error
 
     def push(self, files: Sequence[Path]) -> None:
         """Copy the binary, then all new files but inputs, which the binary makes itself."""
         if BINARY not in self._pushed:
-            self._call(f"umask 077; mkdir -p {self._shell.folder}")
-            self._touched = True
-            with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:  # no name of the user's reaches a device
-                binary = Path(shutil.copy(self._binary, Path(folder) / BINARY))
-                self._retry(lambda: self._shell.push([binary]))
-            self._call(f"chmod 755 {self._shell.folder}/{BINARY}")
-            self._pushed.add(BINARY)
-        for file in files:
-            if file.suffix == ".json":
-                self._manifests[file.name] = msgspec.json.decode(file.read_bytes(), type=Manifest)
-        new = [file for file in files if file.suffix not in (".json", ".npz") and file.name not in self._pushed]
-        if new:
-            self._retry(lambda: self._shell.push(new))
-            self._pushed |= {file.name for file in new}
+            self._retry(self._push_binary)
+        manifests = [file for file in files if file.suffix == ".json"]
+        self._manifests |= {file.name: msgspec.json.decode(file.read_bytes(), type=Manifest) for file in manifests}
+        self._retry(lambda: self._push_new(file for file in files if file.suffix not in (".json", ".npz")))
+
+    def _push_binary(self) -> None:
+        self._make_folder()
+        with tempfile.TemporaryDirectory(prefix="netadapt-") as folder:  # no name of the user's reaches a device
+            self._push_new([Path(shutil.copy(self._binary, Path(folder) / BINARY))])
+        self._shell.call(f"chmod 755 {self._shell.folder}/{BINARY}")
 
     def run(self, manifest: str, results: str) -> Iterator[AgentRecord]:
         """Do job after job; what a lost connection interrupts begins again with its session."""
@@ -131,13 +112,16 @@ class PerfTestDevice:
                 yield FailedModel(number, model, failures[model])
                 continue
             fields: dict[str, Any] = {"record": "measured", "job": number, "model": model, "rounds": RUNS}
-            fields |= {"seconds": seconds, "ms": _low(times[model]), "median_ms": _medians(times[model])}
+            fields |= {"seconds": seconds, **_session_ms(times[model])}
             if job.reference is not None:
-                reference = times[job.reference]
-                fields |= {"reference_ms": _low(reference), "reference_median_ms": _medians(reference)}
+                fields |= _session_ms(times[job.reference], "reference_")
                 if profiles:
                     fields["reference_us"] = round(sum(profiles[job.reference]["us"].values()), 3)
-            yield self._checked_record(fields | profiles.get(model, {}))
+            try:
+                record = msgspec.convert(fields | profiles.get(model, {}), MeasuredModel)
+            except msgspec.ValidationError as error:
+                raise NetadaptError(f"{self.name}: the times of model {model}: {error}", code="results") from error
+            yield record
 
     def _time_sessions(
         self, files: Mapping[int, str], sessions: int, execution: dict[str, Any]
@@ -155,14 +139,6 @@ class PerfTestDevice:
                     failures[model] = str(error)
         return times, failures
 
-    def _checked_record(self, fields: dict[str, Any]) -> MeasuredModel:
-        """A record of these fields. Raises NetadaptError for times that cannot be."""
-        try:
-            return msgspec.convert(fields, MeasuredModel)
-        except msgspec.ValidationError as error:
-            message = f"{self.name}: the times of model {fields['model']}: {error}"
-            raise NetadaptError(message, code="results") from error
-
     def _session(self, model: str, execution: dict[str, Any]) -> np.ndarray:
         """Milliseconds of each run in one fresh session. Raises ChildProcessError if the binary fails."""
         self._perf_test(model, execution, f"rm -f {TIMES}", "")
@@ -171,13 +147,11 @@ class PerfTestDevice:
     def _profile(self, model: str, execution: dict[str, Any]) -> dict[str, Any]:
         clean = f"rm -f {PROFILE}* {OPTIMISED} {TIMES}"
         self._perf_test(model, execution, clean, f"-p {PROFILE} -u {OPTIMISED}")
-        self._call(f"cd {self._shell.folder} && mv {PROFILE}_*.json {PROFILE}.json")
+        self._retry(lambda: self._shell.call(f"cd {self._shell.folder} && mv {PROFILE}_*.json {PROFILE}.json"))
+        profile, optimised = self.pull(f"{PROFILE}.json"), self.pull(OPTIMISED)
         try:
-            events = json.loads(self.pull(f"{PROFILE}.json"))
-            graph = without_weights(onnx.ModelProto.FromString(self.pull(OPTIMISED)))
-            return profile_record(events, graph.SerializeToString())
-        except NetadaptError:
-            raise
+            graph = without_weights(onnx.ModelProto.FromString(optimised))
+            return profile_record(json.loads(profile), graph.SerializeToString())
         except Exception as error:  # what is no profile fails anywhere in it, and protobuf's error is private
             raise NetadaptError(
                 f"{self.name}: what onnxruntime_perf_test wrote of model {model} is no profile: {error}",
@@ -189,37 +163,9 @@ class PerfTestDevice:
         # -m times -r N: so many runs; -x, -y: threads within and between nodes; -D: no spinning; -I: inputs of its own.
         how = f"-e {execution['ep']} -m times -r {RUNS} -x {int(execution['threads'])} -y 1 -D -I {options}"
         command = f"cd {self._shell.folder} && {before} && LD_LIBRARY_PATH=. ./{BINARY} {how} {model} {TIMES}"
-        done = self._call(command, seconds=STALLED_S)
+        done = self._retry(lambda: self._shell.call(command, seconds=STALLED_S))
         if done.returncode:
             raise ChildProcessError(f"onnxruntime_perf_test: {last_line(done.stderr) or last_line(done.stdout)}")
-
-    def _call(self, command: str, *, seconds: float = CALL_S) -> subprocess.CompletedProcess[str]:
-        return self._retry(lambda: self._shell.call(command, seconds=seconds))
-
-    def _retry(self, act: Callable[[], T], seconds: float = RETRY_S) -> T:
-        """The result of `act`, also if the connection is lost for a while."""
-        backoff = Backoff(self.name, seconds, self._log)
-        while True:
-            try:
-                return act()
-            except ConnectionLostError as error:
-                backoff.wait(error)
-
-    def pull(self, name: str) -> bytes:
-        """Read a file through the shell."""
-        return self._retry(lambda: self._shell.pull(name))
-
-    def remove(self, names: Sequence[str]) -> None:
-        """Remove files through the shell, unless they are kept."""
-        self._pushed -= set(names)
-        if not self._keep:
-            self._call("rm -f " + " ".join(f"{self._shell.folder}/{name}" for name in names))
-
-    def close(self) -> None:
-        """Remove the folder, whatever has happened."""
-        if not self._keep and self._touched:
-            with suppress(NetadaptError):
-                self._retry(lambda: self._shell.call(f"rm -rf {self._shell.folder}"), TIDYING_S)
 
 
 def parse_times(text: str) -> np.ndarray:
@@ -240,9 +186,9 @@ def parse_times(text: str) -> np.ndarray:
     return 1000 * np.array(seconds)
 
 
-def _low(times: Sequence[np.ndarray]) -> list[float]:
-    return [round(float(low_mean(session)), 6) for session in times]
-
-
-def _medians(times: Sequence[np.ndarray]) -> list[float]:
-    return [round(statistics.median(session.tolist()), 6) for session in times]
+def _session_ms(times: Sequence[np.ndarray], prefix: str = "") -> dict[str, list[float]]:
+    """The times of a record: of each session the mean of its fastest runs, and its median."""
+    return {
+        f"{prefix}ms": [round(float(low_mean(session)), 6) for session in times],
+        f"{prefix}median_ms": [round(statistics.median(session.tolist()), 6) for session in times],
+    }

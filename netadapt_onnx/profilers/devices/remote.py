@@ -5,20 +5,17 @@ from __future__ import annotations
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.agent import COMPARED
 from netadapt_onnx.profilers.checked_values import check_environment
-from netadapt_onnx.profilers.device import LOST
-from netadapt_onnx.profilers.devices.retry import RETRY_S, TIDYING_S, Backoff, ConnectionLostError, RemoteFailureError
-from netadapt_onnx.profilers.devices.shell import Shell, last_line
+from netadapt_onnx.profilers.devices.shell import ConnectionLostError, RemoteFailureError, Shell
+from netadapt_onnx.profilers.devices.shell_device import ShellDevice
 from netadapt_onnx.profilers.execution import require_alike
 from netadapt_onnx.profilers.records import (
     AgentRecord,
@@ -31,8 +28,6 @@ from netadapt_onnx.profilers.records import (
     decode_record,
 )
 
-T = TypeVar("T")
-
 AGENT = "agent.py"
 HINT = "nothing but agent.py may write to its output there"
 # Lines before a description: what a login script prints, and then it is a flood.
@@ -41,43 +36,22 @@ MOST_DESCRIBING = 1000
 MOST_REPEATED = 10_000
 
 
-class RemoteDevice:
+class RemoteDevice(ShellDevice):
     """A device whose Python runs the agent.
 
-    A lost connection is tried again until `retry_s` (RETRY_S) are over. Those run from the first failure after
-    something was measured: a device that answers and never measures is given up like one that stays away, and sooner if
-    the agent itself fails. `keep`: leave the files on the device; `log` is called when the connection is interrupted.
+    The time for more tries runs from the first failure after something was measured: a device that answers and never
+    measures is given up like one that stays away, and sooner if the agent itself fails. `python` is its interpreter.
     """
 
-    oldest = True
-
     def __init__(
-        self,
-        shell: Shell,
-        *,
-        python: str = "python3",
-        keep: bool = False,
-        retry_s: float | None = None,
-        log: Callable[[str], None] | None = None,
+        self, shell: Shell, *, python: str = "python3", keep: bool = False, log: Callable[[str], None] | None = None
     ) -> None:
-        self.name = shell.name
-        self._shell = shell
+        super().__init__(shell, keep=keep, log=log)
         self._python = shlex.quote(python)
-        self._keep = keep
-        self._retry_s = RETRY_S if retry_s is None else retry_s
-        self._log = log or (lambda _: None)
         self._files: dict[str, Path] = {}
-        self._pushed: set[str] = set()
-        self._environment: Environment | None = None
-        self._touched = self._lost = False
-
-    def describe(self) -> Environment:
-        """Describe the device by the agent. Raises NetadaptError if it has no Python, numpy or onnxruntime."""
-        if self._environment is None:
-            self._environment = self._retry(self._describe)
-        return self._environment
 
     def _describe(self) -> Environment:
+        """What the agent says. Raises NetadaptError if the device has no Python, numpy or onnxruntime."""
         self._push_agent()
         try:
             last_lines = deque(islice(self._shell.stream(f"{self._agent} --describe"), MOST_DESCRIBING), 1)
@@ -105,20 +79,10 @@ class RemoteDevice:
         """Copy the files that this connection has not copied yet."""
         self.describe()
         self._files |= {file.name: file for file in files}
-        self._retry(self._push_new)
-
-    def _push_new(self) -> None:
-        new = [file for name, file in self._files.items() if name not in self._pushed]
-        if new:
-            self._shell.push(new)
-            self._pushed |= {file.name for file in new}
+        self._retry(lambda: self._push_new(self._files.values()))
 
     def _push_agent(self) -> None:
-        done = self._shell.call(f"umask 077; mkdir -p {self._shell.folder}")
-        self._touched = True
-        if done.returncode:
-            message = f"{self.name}: no folder {self._shell.folder} can be made: {last_line(done.stderr)}"
-            raise NetadaptError(message, code="device")
+        self._make_folder()
         with resources.as_file(resources.files("netadapt_onnx.profilers").joinpath(AGENT)) as file:
             self._shell.push([file])
 
@@ -145,7 +109,7 @@ class RemoteDevice:
                 self._pushed.clear()
                 self._retry(lambda: self._shell.call(f"rm -f {self._shell.folder}/{shlex.quote(results)}"), backoff)
                 self._retry(self._push_agent, backoff)
-                self._retry(self._push_new, backoff)
+                self._retry(lambda: self._push_new(self._files.values()), backoff)
 
     def _records(self, command: str, answered: set[tuple[int, int]]) -> Iterator[AgentRecord]:
         """The records of one connection that say anything new; adds the models' to the `answered`."""
@@ -167,45 +131,11 @@ class RemoteDevice:
     def _require_unchanged(self, environment: Environment) -> None:
         """Raise NetadaptError if a record's device is not the one that was described."""
         described, now = ({key: side.get(key) for key in COMPARED} for side in (self.describe(), environment))
-        require_alike(
-            described, now, f"{self.name} is not the device that it was", "measure it anew, into another table"
-        )
-
-    def _backoff(self, seconds: float | None = None) -> Backoff:
-        return Backoff(self.name, self._retry_s if seconds is None else seconds, self._log)
-
-    def _retry(self, act: Callable[[], T], backoff: Backoff | None = None) -> T:
-        """The result of `act`, once the connection holds for long enough."""
-        backoff = backoff or self._backoff()
-        while True:
-            try:
-                return act()
-            except ConnectionLostError as error:
-                self._wait(backoff, error)
-
-    def _wait(self, backoff: Backoff, error: ConnectionLostError) -> None:
-        try:
-            backoff.wait(error)
-        except NetadaptError as final:
-            self._lost = final.code == LOST
-            raise
-
-    def pull(self, name: str) -> bytes:
-        """Read a file through the shell."""
-        return self._retry(lambda: self._shell.pull(name))
+        what = f"{self.name} is not the device that it was"
+        require_alike(described, now, what, "measure it anew, into another table")
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files through the shell, unless they are kept."""
         for name in names:
             self._files.pop(name, None)
-            self._pushed.discard(name)
-        if not self._keep:
-            words = " ".join(f"{self._shell.folder}/{shlex.quote(name)}*" for name in names)
-            self._retry(lambda: self._shell.call(f"rm -f {words}"))
-
-    def close(self) -> None:
-        """Remove the folder, whatever has happened; a lost device keeps it until the same command runs again."""
-        if not self._keep and self._touched:
-            with suppress(NetadaptError):
-                backoff = self._backoff(0.0 if self._lost else min(TIDYING_S, self._retry_s))
-                self._retry(lambda: self._shell.call(f"rm -rf {self._shell.folder}"), backoff)
+        super().remove(names)

@@ -19,7 +19,6 @@ from typing import IO
 
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.devices.retry import ConnectionLostError, RemoteFailureError
 
 CALL_S = 60.0
 # A working agent writes at least every few seconds; after such a silence the connection counts as dead.
@@ -30,6 +29,14 @@ COPY_SILENCE_S = 300.0
 STALLED_S = 4 * 3600.0
 # What a command may say, a line of the agent's, a file that comes back: more is no answer to what was asked.
 MOST_OUTPUT_BYTES, MOST_LINE_BYTES, MOST_PULLED_BYTES = 4 << 20, 64 << 20, 2 << 30
+
+
+class ConnectionLostError(Exception):
+    """The connection broke, or the device stopped answering: worth another try."""
+
+
+class RemoteFailureError(ConnectionLostError):
+    """The connection holds, and what runs on the device ended without doing its work."""
 
 
 class Shell:
@@ -119,8 +126,6 @@ class Shell:
             NetadaptError: a line did not end.
         """
         process = self._started(self.argv(command))
-        assert process.stdout is not None
-        assert process.stderr is not None
         lines, errors = Lines(process.stdout, self.name), Output(process.stderr)
         try:
             yield from lines
@@ -149,8 +154,6 @@ class Shell:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end. `progress` is looked at every `seconds`; without it they are the limit."""
         process = self._started(argv)
-        assert process.stdout is not None
-        assert process.stderr is not None
         output, errors = Output(process.stdout), Output(process.stderr)
         try:
             await_end(process, seconds, max(seconds, COPY_SILENCE_S) if progress else seconds, progress)
@@ -171,9 +174,8 @@ class Shell:
     def _check(self, code: int, error: str) -> None:
         if not self.broken(code, error):
             return
-        reason = last_line(error) or f"the connection broke ({code})"
-        if not self._reached or self.FINAL.search(error):
-            final = self.FINAL.search(error)
+        reason, final = last_line(error) or f"the connection broke ({code})", self.FINAL.search(error)
+        if not self._reached or final:
             raise NetadaptError(f"{self.name} cannot be reached: {final.group() if final else reason}", code="device")
         raise ConnectionLostError(reason)
 
@@ -199,39 +201,55 @@ def await_end(
             raise subprocess.TimeoutExpired(process.args, silence_s)
 
 
-class Output:
-    """The end of a program's output, read in a thread and never more than `MOST_OUTPUT_BYTES` of it."""
+class PipeReader:
+    """Reads a pipe in a thread: waiting with a time limit works on every system then."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        assert stream is not None
         self._stream = stream
-        self._kept = bytearray()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def text(self) -> str:
-        """The text, once the program has ended; a process that it left behind may go on writing."""
+    def close(self) -> None:
+        """Close the pipe, whose writer has ended; a process that it left behind may go on writing."""
         self._thread.join(1.0)
         if not self._thread.is_alive():
             self._stream.close()
+
+    def _chunks(self) -> Iterator[bytes]:
+        return iter(lambda: self._stream.read1(1 << 16), b"")  # type: ignore[attr-defined]
+
+    def _read(self) -> None:
+        raise NotImplementedError
+
+
+class Output(PipeReader):
+    """The end of a program's output: never more than `MOST_OUTPUT_BYTES` of it."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        self._kept = bytearray()
+        super().__init__(stream)
+
+    def text(self) -> str:
+        """The text, once the program has ended."""
+        self.close()
         return bytes(self._kept).decode(errors="replace")
 
     def _read(self) -> None:
-        for chunk in iter(lambda: self._stream.read1(1 << 16), b""):  # type: ignore[attr-defined]
+        for chunk in self._chunks():
             self._kept += chunk
             del self._kept[:-MOST_OUTPUT_BYTES]
 
 
-class Lines:
-    """Complete lines of a pipe, read in a thread: waiting with a time limit works on every system then."""
+class Lines(PipeReader):
+    """Complete lines of a pipe."""
 
-    def __init__(self, stream: IO[bytes], device: str) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[bytes] | None, device: str) -> None:
         self._device = device
         # Few: a device that writes faster than it is listened to waits.
         self._lines: queue.Queue[bytes | None] = queue.Queue(8)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
+        super().__init__(stream)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the lines; empty ones are left out, and so is a last one that was cut off.
@@ -254,16 +272,14 @@ class Lines:
             )
 
     def close(self) -> None:
-        """Close the pipe, whose writer has ended."""
+        """Close the pipe, and listen to no more lines."""
         self._closed.set()
-        self._thread.join(1.0)
-        if not self._thread.is_alive():
-            self._stream.close()
+        super().close()
 
     def _read(self) -> None:
         parts: list[bytes] = []
         size = 0
-        for chunk in iter(lambda: self._stream.read1(1 << 16), b""):  # type: ignore[attr-defined]
+        for chunk in self._chunks():
             first, *more = chunk.split(b"\n")
             parts, size = [*parts, first], size + len(first)
             if size > MOST_LINE_BYTES:

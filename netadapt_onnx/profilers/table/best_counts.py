@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 
 from netadapt_onnx.profilers.table.arrays import Floats
 from netadapt_onnx.profilers.table.file import Shapes
-from netadapt_onnx.profilers.table.staircase import Staircase
+from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace
@@ -22,20 +21,7 @@ RISE = 0.5
 EQUAL = 1e-3
 
 
-class UnitPredictor(Protocol):
-    """Predicts the time of each unit of a model; a table is one."""
-
-    @property
-    def staircase(self) -> Staircase:
-        """The device's channel block and alignment."""
-
-    def predict_units(self, shapes: Shapes) -> Mapping[str, float]:
-        """Predicted microseconds by unit."""
-
-
-def best_counts(
-    table: UnitPredictor, trace: Trace, group: str, widths: Mapping[str, int] | None = None
-) -> tuple[int, ...]:
+def best_counts(table: Table, trace: Trace, group: str, widths: Mapping[str, int] | None = None) -> tuple[int, ...]:
     """The channel counts of a group, descending from its present one, at which nothing is wasted.
 
     A count is left out if more channels are predicted to cost no more, or if the next larger ones are on the same step:

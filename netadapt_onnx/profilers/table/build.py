@@ -17,14 +17,14 @@ import msgspec
 import numpy as np
 
 from netadapt_onnx._version import __version__
-from netadapt_onnx.common.progress import Progress, stage
+from netadapt_onnx.common.progress import Progress, reporter, stage
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.graph.weightless import file_bytes
 from netadapt_onnx.profilers.agent import SESSION_BYTES
 from netadapt_onnx.profilers.device import Device, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
-from netadapt_onnx.profilers.execution import CPU, Execution, Fingerprint, differences, fingerprint
+from netadapt_onnx.profilers.execution import CPU, Execution, Fingerprint, fingerprint
 from netadapt_onnx.profilers.packing import unpack_graph
 from netadapt_onnx.profilers.random_widths import Draw, RandomWidthModel, with_node_names
 from netadapt_onnx.profilers.records import REFERENCE, Job, MeasuredModel
@@ -36,8 +36,11 @@ from netadapt_onnx.profilers.table.file import (
     Record,
     Reference,
     Shapes,
+    append,
     build_disturbance,
     encode,
+    header_differences,
+    header_of_file,
     read,
 )
 from netadapt_onnx.profilers.table.pace import Pace
@@ -111,7 +114,7 @@ def build(
         NetadaptError: `path` is a table of something else, which is named; a model cannot run; or the models are still
             too few after all that time. What was measured is kept, and building again goes on.
     """
-    device = device or LocalDevice()
+    device, progress = device or LocalDevice(), progress or reporter()
     environment = device.describe()
     execution.require(environment)
     header = header_of(reference, fingerprint(execution, environment), plan.model_count(execution), plan.seed)
@@ -121,9 +124,8 @@ def build(
         with stage("building the table", bound_s=plan.time_cap_s + REFERENCE_CAP_S):
             end_to_end = [r for r in records if isinstance(r, EndToEndTime)]
             stopped = _measure_models(path, setup, end_to_end, plan.time_cap_s, progress, log)
-            if progress:
-                progress(header.models, header.models, "timing the uncut model")
-            _append(path, [_time_reference(setup, plan.time_cap_s, stopped)])
+            progress(header.models, header.models, "timing the uncut model")
+            append(path, [_time_reference(setup, plan.time_cap_s, stopped)])
     return Table.load(path, reference.proto)
 
 
@@ -142,15 +144,11 @@ def header_of(reference: RandomWidthModel, device: Fingerprint, models: int, see
 
 def _resume(path: Path, header: Header) -> list[Record]:
     """The records of the finished batches; whatever came after them is cut off. A new file gets its header."""
-    records: list[Record] = read(path)[0] if path.exists() else []
+    records: list[Record] = read(path) if path.exists() else []
     if not records:
         path.write_bytes(encode([header]))
         return [header]
-    earlier = records[0]
-    assert isinstance(earlier, Header)  # or `read` had refused it
-    unlike = differences(*(msgspec.structs.asdict(one) | one.device for one in (earlier, header)))
-    unlike = [line for line in unlike if not line.startswith("device:")]
-    if unlike:
+    if unlike := header_differences(header_of_file(path, records), header):
         raise NetadaptError(
             f"{path} is a table of something else ({'; '.join(unlike)})", hint="choose another path", code="other-table"
         )
@@ -158,11 +156,6 @@ def _resume(path: Path, header: Header) -> list[Record]:
     records = records[: finished + 1]
     path.write_bytes(encode(records))
     return records
-
-
-def _append(path: Path, records: Sequence[Record]) -> None:
-    with path.open("ab") as file:
-        file.write(encode(records))
 
 
 @dataclass(frozen=True)
@@ -195,7 +188,7 @@ def _measure_models(
     setup: _Setup,
     end_to_end: list[EndToEndTime],
     time_cap_s: float,
-    progress: Progress | None,
+    progress: Progress,
     log: Callable[[str], None] | None,
 ) -> str:
     """Measure, batch by batch, the models that `end_to_end` lacks, which grows by them; returns why it stopped."""
@@ -207,8 +200,7 @@ def _measure_models(
         needed = max(0, _batches(min(LEAST_MODELS, count) - len(end_to_end), size))
         used_s = sum(record.seconds for record in end_to_end)
         pace = Pace(time_cap_s, _batches(count, size), _batches(len(todo), size), needed, used_s, overhead_s)
-        if progress:
-            progress(len(end_to_end), count, "measuring random versions")
+        progress(len(end_to_end), count, "measuring random versions")
         if pace.over:
             return f"time cap of {time_cap_s:g} s"
         if needed and this_run_s > max(LENGTHENED * time_cap_s, SHORTEST_S):
@@ -217,7 +209,7 @@ def _measure_models(
         started = time.perf_counter()
         models = {model: setup.model(model) for model in batch}
         records, overhead_s = _measure_batch(setup, models, pace.share_s, started)
-        _append(path, records)
+        append(path, records)
         measured = [r for r in records if isinstance(r, EndToEndTime)]
         end_to_end += measured
         this_run_s += sum(record.seconds for record in measured)
@@ -233,8 +225,7 @@ def _batches(models: int, size: int) -> int:
 
 def _time_reference(setup: _Setup, time_cap_s: float, stopped: str) -> Reference:
     """The uncut model's own time."""
-    started = time.perf_counter()
-    plan = TimingPlan(time_cap_s=min(REFERENCE_CAP_S, time_cap_s))
+    started, plan = time.perf_counter(), TimingPlan(time_cap_s=min(REFERENCE_CAP_S, time_cap_s))
     with stage("timing the uncut model"):
         [timing] = measure([setup.reference.proto], setup.inputs, setup.execution, plan, device=setup.device)
     return Reference(timing.median_ms, timing.ci95, timing.sessions, stopped, time.perf_counter() - started)
@@ -242,15 +233,13 @@ def _time_reference(setup: _Setup, time_cap_s: float, stopped: str) -> Reference
 
 def _too_slow(end_to_end: Sequence[EndToEndTime], count: int, device: str) -> NetadaptError:
     """The error of a build whose models are too few for a table after all the time there is."""
-    used_s = sum(record.seconds for record in end_to_end)
-    disturbance = build_disturbance(end_to_end)
-    needed = min(LEAST_MODELS, count)
+    used_s, disturbance = sum(record.seconds for record in end_to_end), build_disturbance(end_to_end)
     enough_s = 1.5 * used_s / len(end_to_end) * count
+    hint = f"run the same again, it goes on from there, or give `profile` --max-time {enough_s:.0f}s"
     return NetadaptError(
         f"too busy or too slow: {len(end_to_end)} of {count} versions measured in {used_s:.0f} s, and a table needs "
-        f"{needed}",
-        hint=(f"{disturbance.sentence(device)}; " if disturbance.busy else "")
-        + f"run the same again, it goes on from there, or give `profile` --max-time {enough_s:.0f}s",
+        f"{min(LEAST_MODELS, count)}",
+        hint=f"{disturbance.sentence(device)}; {hint}" if disturbance.busy else hint,
         code="too-slow",
     )
 
@@ -280,20 +269,10 @@ def batch_job(
         sessions: how many fresh sessions each gets.
         needed: whether they are measured even if time is up.
     """
-    numbers = tuple(models)
+    numbers, rounds = tuple(models), (20, MOST_ROUNDS)
+    seed = min(numbers)
     return Job(
-        numbers,
-        REFERENCE,
-        profiled,
-        sessions,
-        "interval",
-        PRECISION,
-        (20, MOST_ROUNDS),
-        seconds,
-        min(numbers),
-        shard,
-        ANCHORS,
-        needed,
+        numbers, REFERENCE, profiled, sessions, "interval", PRECISION, rounds, seconds, seed, shard, ANCHORS, needed
     )
 
 
@@ -324,26 +303,14 @@ def records_of(measured: MeasuredModel, shapes: Shapes, layers: Layers) -> list[
         shapes: those of all its tensors.
         layers: those of the uncut model.
     """
-    end_to_end = EndToEndTime(
-        measured.model,
-        measured.ms,
-        measured.reference_ms,
-        measured.reference_us,
-        measured.rounds,
-        measured.seconds,
-        measured.interval,
-        measured.reference_median_ms,
-        measured.others,
-        measured.cores,
-    )
-    if not measured.optimised:
-        names = [name for name in layers.names if all(t in shapes for t in layers.tensors(name))]
-        dims = [[list(shapes[t]) for t in layers.tensors(name)] for name in names]
-        cells = (Cell(measured.model, [name], d, None) for name, d in zip(names, dims, strict=True))
-        return [*cells, end_to_end]
-    graph = unpack_graph(measured.optimised)
-    records: list[Record] = []
-    for kernel in layers.kernels(graph, measured.us):
-        main = [list(shapes[t]) for t in layers.tensors(layers.main(kernel.layers))]
-        records.append(Cell(measured.model, list(kernel.layers), main, round(kernel.us, 3), kernel.op))
-    return [*records, end_to_end]
+
+    def cell(names: Sequence[str], us: float | None = None, op: str = "") -> Cell:
+        dims = [list(shapes[tensor]) for tensor in layers.tensors(layers.main(names))]
+        return Cell(measured.model, list(names), dims, us, op)
+
+    if measured.optimised:
+        kernels = layers.kernels(unpack_graph(measured.optimised), measured.us)
+        cells = [cell(kernel.layers, round(kernel.us, 3), kernel.op) for kernel in kernels]
+    else:
+        cells = [cell([name]) for name in layers.names if all(tensor in shapes for tensor in layers.tensors(name))]
+    return [*cells, msgspec.convert(measured, EndToEndTime, from_attributes=True)]

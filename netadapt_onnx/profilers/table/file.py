@@ -12,7 +12,7 @@ import numpy as np
 from netadapt_onnx.common.json_output import json_bytes
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.checked_values import Count, Ms, Number, Processors, Seconds, Sessions, Us, Width
-from netadapt_onnx.profilers.execution import Fingerprint, require_alike
+from netadapt_onnx.profilers.execution import Fingerprint, differences, require_alike
 from netadapt_onnx.profilers.statistics import Disturbance, Ratio, disturbance_of_sessions, mean_load
 
 SCHEMA = 1
@@ -126,11 +126,14 @@ def encode(records: Sequence[Record]) -> bytes:
     return b"".join(json_bytes(record) + b"\n" for record in records)
 
 
-def read(path: Path) -> tuple[list[Record], int, bool]:
-    """Read the records of a table.
+def append(path: Path, records: Sequence[Record]) -> None:
+    """Write records to the end of a table."""
+    with path.open("ab") as file:
+        file.write(encode(records))
 
-    Returns:
-        The records, the size in bytes of their complete lines, and whether a cut-off last line was left out.
+
+def read(path: Path) -> list[Record]:
+    """Read the records of a table; a last line that was cut off is left out.
 
     Raises:
         NetadaptError: the file does not begin as a table does, or a line, which is named, cannot be read.
@@ -138,11 +141,10 @@ def read(path: Path) -> tuple[list[Record], int, bool]:
     data = path.read_bytes()
     if data and not data.startswith(BEGINNING):
         raise _not_a_table(path)
-    complete = data.rfind(b"\n") + 1
     records: list[Record] = []
     timed: set[int] = set()
     measured: set[int] = set()
-    for number, line in enumerate(data[:complete].splitlines(), 1):
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
         try:
             record = _DECODER.decode(line)
             _require_consistent(record, number, timed, measured)
@@ -151,7 +153,7 @@ def read(path: Path) -> tuple[list[Record], int, bool]:
         records.append(record)
     if records and isinstance(records[0], Header):
         require_schema(path, records[0])
-    return records, complete, complete < len(data)
+    return records
 
 
 def _require_consistent(record: Record, number: int, timed: set[int], measured: set[int]) -> None:
@@ -184,6 +186,14 @@ def header_of_file(path: Path, records: Sequence[Record]) -> Header:
     return records[0]
 
 
+def reference_of_file(path: Path, records: Sequence[Record]) -> Reference:
+    """The last time of the uncut model in a table. Raises NetadaptError for an unfinished table, which has none."""
+    references = [record for record in records if isinstance(record, Reference)]
+    if not references:
+        raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
+    return references[-1]
+
+
 def require_schema(path: Path, header: Header) -> None:
     """Raise NetadaptError for a table of another format."""
     if header.schema != SCHEMA:
@@ -203,7 +213,13 @@ def check(path: Path, header: Header, model_family: str, device: Fingerprint | N
         require_alike(header.device, device, f"{path} was measured on another device", hint)
 
 
+def header_differences(earlier: Header, later: Header, ignored: str = "") -> list[str]:
+    """List where two tables' headers differ, one readable line each, but for the `ignored` field."""
+    lines = differences(*(msgspec.structs.asdict(header) | header.device for header in (earlier, later)))
+    return [line for line in lines if line.partition(":")[0] not in ("device", ignored)]
+
+
 def build_disturbance(end_to_end: Sequence[EndToEndTime]) -> Disturbance:
     """How disturbed the device was while these models were measured."""
     times_ms = [time for record in end_to_end for time in record.reference_sessions_ms]
-    return disturbance_of_sessions(times_ms, *mean_load(end_to_end))
+    return disturbance_of_sessions(times_ms, *mean_load((record.others, record.cores) for record in end_to_end))

@@ -72,7 +72,7 @@ class KernelCurve:
         result: Floats = np.zeros(len(widths))
         for code in map(int, np.unique(classes)):
             rows = classes == code
-            codes = [code] if code in self.shares else self._nearest(code, widths.shape[1])
+            codes = [code] if code in self.shares else self._nearest(code)
             if share := self.shares[codes[0]]:
                 result[rows] = share * np.max([self._time(c, widths[rows]) for c in codes if self.shares[c]], 0)
         return result
@@ -84,23 +84,19 @@ class KernelCurve:
         base: Floats = self.steps.features(self.staircase.aligned(widths)) @ self.common
         return _few_terms(base, widths) @ self.near[code] if code in self.near else base
 
-    def _nearest(self, code: int, width_count: int) -> list[int]:
+    def _nearest(self, code: int) -> list[int]:
         """The nearest classes with cells, the commonest first.
 
         In these the kernel runs, or does not, as it does in this class elsewhere, and they differ in the fewest bits.
         """
-        bits, runs = _bits(code, width_count), self.traits.runs
+        runs = self.traits.runs
 
         def distance(other: int) -> tuple[bool, int]:
             differs = code in runs and (runs[code] >= 0.5) != (self.shares[other] >= 0.5)
-            return differs, sum(a != b for a, b in zip(bits, _bits(other, width_count), strict=True))
+            return differs, (code ^ other).bit_count()
 
         least = min(map(distance, self.shares))
         return [other for other in self.shares if distance(other) == least]
-
-
-def _bits(code: int, width_count: int) -> list[int]:
-    return [code // 2**k % 2 for k in range(2 * width_count)]
 
 
 @dataclass(frozen=True)
@@ -211,17 +207,15 @@ def _unexplained_us(widths: Ints, us: Mapping[str, Floats], staircase: Staircase
     return total
 
 
-def choose_block(kernel_classes: Sequence[tuple[Ints, Floats]], staircase: Staircase, cells: int = MOST_CELLS) -> int:
+def choose_block(kernel_classes: Sequence[tuple[Ints, Floats]], staircase: Staircase) -> int:
     """Choose the block under which one kernel fits best in all kinds of unit.
 
     Args:
         kernel_classes: of each kind of unit the widths (n, k) and the kernel's microseconds (n,; NaN: did not run).
         staircase: the device's block and alignment.
-        cells: how many cells of each at most choose the block.
     """
-    samples = [
-        _thin_out(widths[~np.isnan(us)], us[~np.isnan(us)], cells) for widths, us in kernel_classes if widths.shape[1]
-    ]
+    ran = [(widths, us, ~np.isnan(us)) for widths, us in kernel_classes if widths.shape[1]]
+    samples = [_thin_out(widths[rows], us[rows]) for widths, us, rows in ran]
 
     def loss(block: int) -> float:
         traits = Traits(block)
@@ -270,7 +264,7 @@ def _discriminating_bits(kernel_classes: Sequence[tuple[Ints, Floats]], staircas
     return bits
 
 
-def _thin_out(widths: Ints, us: Floats, cells: int) -> tuple[Ints, Floats]:
+def _thin_out(widths: Ints, us: Floats, cells: int = MOST_CELLS) -> tuple[Ints, Floats]:
     stride = max(1, len(us) // cells)
     return widths[::stride], us[::stride]
 

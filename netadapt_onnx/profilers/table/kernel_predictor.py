@@ -12,14 +12,12 @@ from netadapt_onnx.common.progress import stage
 from netadapt_onnx.profilers.table.arrays import Floats
 from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Shapes
 from netadapt_onnx.profilers.table.kernels import KernelClass, Sample, fit_kernel_classes
-from netadapt_onnx.profilers.table.nonnegative_fit import robust_nonnegative
+from netadapt_onnx.profilers.table.nonnegative_fit import REFERENCE_WEIGHT, robust_nonnegative
 from netadapt_onnx.profilers.table.staircase import Staircase
 from netadapt_onnx.profilers.units import Layers, Unit
 
 # Profiling costs 3-12 us a kernel; a fit that asks for more has met something else.
 MOST_PROFILING_US = 15.0
-# Relative budgets are shares of the uncut model (number 0), so the fit should pass close by it.
-REFERENCE_WEIGHT = 3.0
 # Models count less by a factor of e for each such share by which the uncut model was slower in their rounds than in the
 # quietest quarter: what disturbs a machine slows small models more (2% beside 2.5% at MobileNetV2).
 OUTLIER_SLOWDOWN = 0.02
@@ -117,7 +115,7 @@ class KernelPredictor:
             name: Sample(
                 self.units[name],
                 list(rows),
-                list(rows.values()),
+                np.array(list(rows.values()), np.int64),
                 {k: np.array([times.get(model, np.nan) for model in rows]) for k, times in sums[name].items()},
             )
             for name, rows in dims.items()
@@ -155,7 +153,7 @@ class KernelPredictor:
         for kernel_class in self._kernel_classes:
             for unit in kernel_class.units:
                 sample = self._samples[unit.name]
-                times = kernel_class.fit(np.array(sample.dims, np.int64)[:, list(kernel_class.columns)])
+                times = kernel_class.fit(sample.dims[:, list(kernel_class.columns)])
                 for model, us in zip(sample.models, times, strict=True):
                     sums[model] += float(us)
         return np.array([sums[time.model] for time in self.end_to_end])

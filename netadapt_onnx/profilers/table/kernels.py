@@ -30,7 +30,7 @@ class Sample:
 
     unit: Unit
     models: Sequence[int]
-    dims: Sequence[Sequence[int]]
+    dims: Ints
     us: Mapping[str, Floats]
 
 
@@ -67,17 +67,11 @@ class _ClassCells:
     widths: Ints
     us: Mapping[str, Floats]
 
-    @property
-    def total_us(self) -> Floats:
-        """(n,) microseconds of all kernels."""
-        total: Floats = np.nansum(list(self.us.values()), 0)
-        return total
-
     def fit(self, rows: Bools, staircase: Staircase, traits: Mapping[str, Traits]) -> Residuals:
         """The curve of some of the cells and what it leaves of them."""
         us = {kernel: times[rows] for kernel, times in self.us.items() if not np.isnan(times[rows]).all()}
         curve = fit_curve(self.widths[rows], us, staircase, traits)
-        return residuals(curve, self.widths[rows], self.total_us[rows])
+        return residuals(curve, self.widths[rows], np.nansum(list(self.us.values()), 0)[rows])
 
     def out_of_fold(
         self, staircase: Staircase, traits: Mapping[str, Traits], model_count: int
@@ -107,9 +101,8 @@ def fit_kernel_classes(samples: Sequence[Sample], model_count: int) -> tuple[Ker
     """
     by_kind: dict[tuple[object, ...], list[Sample]] = {}
     for sample in samples:
-        rows = np.array(sample.dims, np.int64)
-        varies = (rows != rows[0]).any(0)
-        fixed = tuple(None if v else int(d) for v, d in zip(varies, rows[0], strict=True))
+        varies = (sample.dims != sample.dims[0]).any(0)
+        fixed = tuple(None if v else int(d) for v, d in zip(varies, sample.dims[0], strict=True))
         by_kind.setdefault((sample.unit.kind, fixed), []).append(sample)
     classes = [_class_cells(members) for members in by_kind.values()]
     staircase = choose_staircase([(c.widths, c.us) for c in classes])
@@ -129,7 +122,7 @@ def fit_kernel_classes(samples: Sequence[Sample], model_count: int) -> tuple[Ker
 
 
 def _class_cells(members: Sequence[Sample]) -> _ClassCells:
-    rows = np.concatenate([np.array(sample.dims, np.int64) for sample in members])
+    rows = np.concatenate([sample.dims for sample in members])
     models = np.concatenate([np.array(sample.models, np.int64) for sample in members])
     columns = _distinct_columns(rows)
     kernels = dict.fromkeys(kernel for sample in members for kernel in sample.us)

@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.profilers.execution import differences
 from netadapt_onnx.profilers.statistics import mean_load, pool_ratios, timing_of_sessions
 from netadapt_onnx.profilers.table.file import (
     BEGINNING,
@@ -20,7 +19,10 @@ from netadapt_onnx.profilers.table.file import (
     OriginalTime,
     Record,
     Reference,
+    header_differences,
+    header_of_file,
     read,
+    reference_of_file,
 )
 
 # A run is an outlier if its models are off the median run by so many times what the others are, and by this much.
@@ -61,9 +63,7 @@ def merge_tables(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
     runs = [_read_run(path) for path in paths]
     header = runs[0].header
     for path, other in zip(paths[1:], runs[1:], strict=True):
-        unlike = differences(*({**msgspec.structs.asdict(h), **h.device} for h in (header, other.header)))
-        unlike = [line for line in unlike if not line.startswith(("device:", "tool:"))]
-        if unlike:
+        if unlike := header_differences(header, other.header, "tool"):
             raise NetadaptError(
                 f"{path} cannot be merged with {paths[0]}: {'; '.join(unlike)}",
                 hint="merge tables of one model, device and plan",
@@ -113,11 +113,8 @@ def _join_original_times(references: Sequence[Reference]) -> OriginalTime | None
 
 
 def _read_run(path: Path) -> _Run:
-    records, _, _ = read(path)
-    references = [r for r in records if isinstance(r, Reference)]
-    header = records[0] if records else None
-    if not isinstance(header, Header) or not references:
-        raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
+    records = read(path)
+    reference = reference_of_file(path, records)
     cells: dict[CellKey, Cell] = {}
     for cell in records:
         if not isinstance(cell, Cell):
@@ -128,7 +125,8 @@ def _read_run(path: Path) -> _Run:
         while key in cells:
             key = (*key[:3], key[3] + 1)
         cells[key] = cell
-    return _Run(header, cells, [r for r in records if isinstance(r, EndToEndTime)], references[-1])
+    end_to_end = [record for record in records if isinstance(record, EndToEndTime)]
+    return _Run(header_of_file(path, records), cells, end_to_end, reference)
 
 
 def _at_speed_of(times: Sequence[EndToEndTime], others: Sequence[EndToEndTime]) -> list[EndToEndTime]:
@@ -136,8 +134,8 @@ def _at_speed_of(times: Sequence[EndToEndTime], others: Sequence[EndToEndTime]) 
     own, target = (
         float(np.median([t for record in run for t in record.reference_sessions_ms])) for run in (times, others)
     )
-    scaled = {record.model: [t * target / own for t in record.reference_sessions_ms] for record in times}
-    return [msgspec.structs.replace(record, reference_median_ms=scaled[record.model]) for record in times]
+    scaled = ([t * target / own for t in record.reference_sessions_ms] for record in times)
+    return [msgspec.structs.replace(r, reference_median_ms=ms) for r, ms in zip(times, scaled, strict=True)]
 
 
 def _join_times(repeats: Sequence[EndToEndTime], reference_us: float) -> EndToEndTime:
@@ -151,7 +149,7 @@ def _join_times(repeats: Sequence[EndToEndTime], reference_us: float) -> EndToEn
         sum(r.seconds for r in repeats),
         max(r.interval for r in repeats),
         [ms for r in repeats for ms in r.reference_median_ms],
-        *mean_load(repeats),
+        *mean_load((r.others, r.cores) for r in repeats),
     )
 
 

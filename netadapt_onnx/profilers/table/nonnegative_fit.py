@@ -7,6 +7,9 @@ import numpy as np
 from netadapt_onnx.profilers.statistics import huber_weights
 from netadapt_onnx.profilers.table.arrays import Floats
 
+# Relative budgets are shares of the uncut model's time (number 0), so a fit should pass close by it.
+REFERENCE_WEIGHT = 3.0
+
 
 def robust_nonnegative(terms: Floats, target: Floats, weight: Floats | None = None, rounds: int = 10) -> Floats:
     """Fit non-negative coefficients in relative error, reweighted so that outliers count less (Huber 1964).

@@ -14,7 +14,7 @@ from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.profilers.table.build import REFERENCE_CAP_S
-from netadapt_onnx.profilers.table.file import OriginalTime, Shapes, encode
+from netadapt_onnx.profilers.table.file import OriginalTime, Shapes, append
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.profilers.timing import TimingPlan, ratio
 
@@ -63,9 +63,7 @@ def record_original_time(
         return table, note
     seconds = table.reference.seconds + time.perf_counter() - started
     original_time = OriginalTime(original.sha256, measured)
-    reference = msgspec.structs.replace(table.reference, as_given=original_time, seconds=seconds)
-    with table.path.open("ab") as file:
-        file.write(encode([reference]))
+    append(table.path, [msgspec.structs.replace(table.reference, as_given=original_time, seconds=seconds)])
     return Table.load(table.path, normalised.proto), note
 
 

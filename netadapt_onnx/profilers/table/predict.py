@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import onnx
 
@@ -22,32 +21,16 @@ from netadapt_onnx.profilers.table.file import (
     check,
     header_of_file,
     read,
+    reference_of_file,
 )
 from netadapt_onnx.profilers.table.kernel_predictor import KernelPredictor
 from netadapt_onnx.profilers.table.staircase import Staircase
-from netadapt_onnx.profilers.table.whole_model_fit import WholeModelPredictor
+from netadapt_onnx.profilers.table.whole_model_fit import WholeModelFit, fit_end_to_end
 from netadapt_onnx.profilers.units import Layers, Unit, family
 
 _REBUILD = "build it again with `profile`"
 # A model is measured precisely if the 95% interval of its median is no wider than this share of it.
 PRECISE = 0.01
-
-
-class Predictor(Protocol):
-    """Predicts the time of a model from the shapes of its tensors, fitted to what a table holds."""
-
-    @property
-    def staircase(self) -> Staircase:
-        """The device's channel block and alignment."""
-
-    def predict_ratio(self, shapes: Shapes) -> float:
-        """Predicted time relative to the uncut model's."""
-
-    def predict_error(self, shapes: Shapes) -> float:
-        """The relative error that 95% of such predictions stay within."""
-
-    def predict_units(self, shapes: Shapes) -> dict[str, float]:
-        """Predicted microseconds of every unit by its main layer's name."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +43,6 @@ class Table:
         cells: the kernels, or the layers, of the measured models.
         end_to_end: the times of these models as wholes.
         reference: the uncut model's own time; the last line.
-        truncated: whether the last line was cut off and left out.
         layers: the layers of the model that the table was loaded for.
     """
 
@@ -69,7 +51,6 @@ class Table:
     cells: tuple[Cell, ...]
     end_to_end: tuple[EndToEndTime, ...]
     reference: Reference
-    truncated: bool
     layers: Layers
 
     @classmethod
@@ -87,7 +68,7 @@ class Table:
         """
         if not path.is_file():
             raise NetadaptError(f"{path}: no such file", code="missing-file")
-        records, _, truncated = read(path)
+        records = read(path)
         header = header_of_file(path, records)
         check(path, header, family(proto), device)
         end_to_end = {r.model: r for r in records if isinstance(r, EndToEndTime)}
@@ -98,17 +79,20 @@ class Table:
             raise NetadaptError(f"{path} has {wrong}", hint=_REBUILD, code="table")
         if not cells:
             raise NetadaptError(f"{path} holds no measured cell", hint=_REBUILD, code="table")
-        references = [r for r in records if isinstance(r, Reference)]
-        if not references:
-            raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
-        return cls(path, header, cells, tuple(end_to_end.values()), references[-1], truncated, layers)
+        reference = reference_of_file(path, records)
+        return cls(path, header, cells, tuple(end_to_end.values()), reference, layers)
 
     @cached_property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> KernelPredictor | WholeModelFit:
         """The sum of kernels' times where the provider shows those, otherwise a fit to whole models' times."""
         if all(cell.us is None for cell in self.cells):
-            return WholeModelPredictor(self.cells, self.end_to_end, self.layers, self.latency_ms.median_ms * 1e3)
+            return fit_end_to_end(self.cells, self.end_to_end, self.layers, self.latency_ms.median_ms)
         return KernelPredictor(self.cells, self.end_to_end, self.layers, self.units, self.header.models)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the file's last line is cut off: then it was left out."""
+        return not self.path.read_bytes().endswith(b"\n")
 
     @property
     def device(self) -> Fingerprint:

@@ -22,7 +22,7 @@ from netadapt_onnx.graph.nodes import node_name
 from netadapt_onnx.profilers.statistics import huber_weights
 from netadapt_onnx.profilers.table.arrays import Floats, Ints
 from netadapt_onnx.profilers.table.file import Cell, EndToEndTime, Shapes
-from netadapt_onnx.profilers.table.nonnegative_fit import nonnegative, robust_nonnegative
+from netadapt_onnx.profilers.table.nonnegative_fit import REFERENCE_WEIGHT, nonnegative, robust_nonnegative
 from netadapt_onnx.profilers.table.staircase import Staircase
 from netadapt_onnx.profilers.units import Layers, attributes
 
@@ -39,8 +39,6 @@ ROUNDS = 5
 FEWEST = 8
 # What departures are measured against: the first level's share of the uncut model's time, but at least this.
 LEAST_SHARE = 0.002
-# Relative budgets are shares of the uncut model's time, so the fit should pass close by it.
-REFERENCE_WEIGHT = 3.0
 
 
 class LayerTerms:
@@ -52,24 +50,19 @@ class LayerTerms:
     def __init__(self, proto: onnx.ModelProto, example: Shapes, axes: Axes) -> None:
         self._cost = CostModel(proto)
         self._axes = axes
-        nodes = [
-            node for node in proto.graph.node if all(name in example for name in [*_inputs(node), *_outputs(node)])
-        ]
+        nodes = [node for node in proto.graph.node if all(name in example for name in _inputs(node) + _outputs(node))]
         self.names = [node_name(node) for node in nodes]
         self._tensors = [(_inputs(node), _outputs(node)) for node in nodes]
         self._index = {name: i for i, name in enumerate(self.names)}
-        grouped = ["grouped" if _group(node) > 1 else "" for node in nodes]
-        fixed = [
-            [tuple(None if axis in axes.get(t, ()) else d for axis, d in enumerate(example[t])) for t in outputs]
-            for _, outputs in self._tensors
-        ]
-        classes = [
-            f"{n.op_type} {attributes(n).get('kernel_shape', '')} {g}" for n, g in zip(nodes, grouped, strict=True)
-        ]
-        kinds = [
-            repr((n.op_type, g, sorted(attributes(n).items()), f))
-            for n, g, f in zip(nodes, grouped, fixed, strict=True)
-        ]
+        classes, kinds = [], []
+        for node, (_, outputs) in zip(nodes, self._tensors, strict=True):
+            grouped = "grouped" if any(a.name == "group" and a.i > 1 for a in node.attribute) else ""
+            fixed = [
+                tuple(None if axis in axes.get(name, ()) else d for axis, d in enumerate(example[name]))
+                for name in outputs
+            ]
+            classes.append(f"{node.op_type} {attributes(node).get('kernel_shape', '')} {grouped}")
+            kinds.append(repr((node.op_type, grouped, sorted(attributes(node).items()), fixed)))
         self.classes, self.kinds = _numbers(classes), _numbers(kinds)
 
     def __call__(self, shapes: Shapes, staircase: Staircase) -> Floats:
@@ -99,10 +92,6 @@ def _outputs(node: onnx.NodeProto) -> list[str]:
     return [name for name in node.output if name]
 
 
-def _group(node: onnx.NodeProto) -> int:
-    return next((a.i for a in node.attribute if a.name == "group"), 1)
-
-
 def _numbers(keys: Sequence[str]) -> Ints:
     """(n,) a number for each key, equal for equal keys, in the order in which they occur first."""
     numbers: dict[str, int] = {}
@@ -121,6 +110,7 @@ class WholeModelFit:
         error: the mean relative error of models that were left out.
         covariance: that of prices by kind, in units of the models' noise.
         noise: so much of it 95% of the left-out models are off.
+        uncut_us: the uncut model's time in microseconds.
     """
 
     terms: LayerTerms
@@ -130,25 +120,29 @@ class WholeModelFit:
     error: float
     covariance: Floats
     noise: float
+    uncut_us: float
 
     def predict_ratio(self, shapes: Shapes) -> float:
         """Predicted time relative to the uncut model's."""
         return self.constant + float((self.terms(shapes, self.staircase) * self.prices).sum())
 
     def predict_error(self, shapes: Shapes) -> float:
-        """The relative error that 95% of such predictions stay within: more where the measured models say less."""
+        """The relative error that 95% of such predictions stay within, as models left out of the fit suggest.
+
+        It grows where the measured models say little of these shapes.
+        """
         own = _Levels(self.terms, self.terms(shapes, self.staircase)[None]).own[0]
         row = own / max(1e-9, self.predict_ratio(shapes))
         return self.noise * float(np.sqrt(1 + row @ self.covariance @ row))
 
-    def predict_layers(self, shapes: Shapes) -> dict[str, float]:
-        """Each layer's part of the predicted ratio, by its name."""
-        parts = (self.terms(shapes, self.staircase) * self.prices).sum(1)
-        return dict(zip(self.terms.names, parts.tolist(), strict=True))
+    def predict_units(self, shapes: Shapes) -> dict[str, float]:
+        """The microseconds of the uncut model's time that the fit gives to every layer, by its name."""
+        shares = (self.terms(shapes, self.staircase) * self.prices).sum(1)
+        return dict(zip(self.terms.names, (shares * self.uncut_us).tolist(), strict=True))
 
 
 def fit_whole_model(
-    proto: onnx.ModelProto, shapes: Sequence[Shapes], ratios: Floats, uncut: int | None
+    proto: onnx.ModelProto, shapes: Sequence[Shapes], ratios: Floats, uncut: int | None, uncut_ms: float
 ) -> WholeModelFit:
     """Fit the prices of layers to the times of whole models.
 
@@ -157,6 +151,7 @@ def fit_whole_model(
         shapes: of each of n measured models, the shapes of all tensors.
         ratios: (n,) its time relative to the uncut model's.
         uncut: the index of the uncut model among them, if it is.
+        uncut_ms: the uncut model's time.
 
     Raises:
         NetadaptError: the models are too few.
@@ -178,7 +173,8 @@ def fit_whole_model(
     for _ in range(ROUNDS):
         prices, constant = level.prices(ratios, weight * np.sqrt(trust), stiffness)
         trust = huber_weights(np.abs((level.terms * prices).sum((1, 2)) + constant - ratios) / ratios)
-    return WholeModelFit(terms, staircase, prices, constant, error, *level.uncertainty(ratios, weight, stiffness))
+    uncertainty = level.uncertainty(ratios, weight, stiffness)
+    return WholeModelFit(terms, staircase, prices, constant, error, *uncertainty, uncut_ms * 1e3)
 
 
 @dataclass(frozen=True)
@@ -269,47 +265,20 @@ def _varying_axes(shapes: Sequence[Shapes]) -> Axes:
     return {name: varying for name, varying in axes.items() if varying}
 
 
-@dataclass(frozen=True)
-class WholeModelPredictor:
-    """Predicts from models as wholes; the fit is made when it is first needed.
+def fit_end_to_end(
+    cells: Sequence[Cell], end_to_end: Sequence[EndToEndTime], layers: Layers, uncut_ms: float
+) -> WholeModelFit:
+    """Fit the prices of layers to what a table holds.
 
-    Attributes:
+    Args:
         cells: a cell without a time for each layer of the measured models, for the shapes of all tensors.
         end_to_end: the times of the measured models, and of the uncut model in the same rounds.
         layers: the uncut model's layers.
-        uncut_us: the uncut model's time in microseconds.
+        uncut_ms: the uncut model's time.
     """
-
-    cells: tuple[Cell, ...]
-    end_to_end: tuple[EndToEndTime, ...]
-    layers: Layers
-    uncut_us: float
-
-    @property
-    def staircase(self) -> Staircase:
-        """The block and alignment that explain the times best."""
-        return self._fit.staircase
-
-    def predict_ratio(self, shapes: Shapes) -> float:
-        """Predicted time relative to the uncut model's."""
-        return self._fit.predict_ratio(shapes)
-
-    def predict_error(self, shapes: Shapes) -> float:
-        """The relative error that 95% of such predictions stay within, as models left out of the fit suggest.
-
-        It grows where the measured models say little of these shapes.
-        """
-        return self._fit.predict_error(shapes)
-
-    def predict_units(self, shapes: Shapes) -> dict[str, float]:
-        """The microseconds of the uncut model's time that the fit gives to every layer, by its name."""
-        return {name: share * self.uncut_us for name, share in self._fit.predict_layers(shapes).items()}
-
-    @cached_property
-    def _fit(self) -> WholeModelFit:
-        shapes: dict[int, dict[str, tuple[int, ...]]] = {time.model: {} for time in self.end_to_end}
-        for cell in self.cells:
-            shapes[cell.model].update(zip(self.layers.tensors(cell.layers[0]), map(tuple, cell.shapes), strict=True))
-        ratios = np.array([time.ratio for time in self.end_to_end])
-        uncut = next((i for i, time in enumerate(self.end_to_end) if time.model == 0), None)
-        return fit_whole_model(self.layers.proto, list(shapes.values()), ratios, uncut)
+    shapes: dict[int, dict[str, tuple[int, ...]]] = {time.model: {} for time in end_to_end}
+    for cell in cells:
+        shapes[cell.model].update(zip(layers.tensors(cell.layers[0]), map(tuple, cell.shapes), strict=True))
+    ratios = np.array([time.ratio for time in end_to_end])
+    uncut = next((i for i, time in enumerate(end_to_end) if time.model == 0), None)
+    return fit_whole_model(layers.proto, list(shapes.values()), ratios, uncut, uncut_ms)

@@ -58,7 +58,7 @@ def _weights(graph: onnx.GraphProto) -> set[str]:
     sizes = {name: prod(tensor.dims) for name, tensor in constants}
     names: set[str] = set()
     others: set[str] = {value.name for each in (graph, *all_subgraphs(graph.node)) for value in each.output}
-    for node in reversed([*all_nodes(graph)]):  # those that pass constants on come after those that read them
+    for node in reversed([*all_nodes(graph.node)]):  # those that pass constants on come after those that read them
         result = node.output[0] if node.output else ""
         smooth = node.op_type in SMOOTH or (node.op_type in PASSING and result in names and result not in others)
         for slot, name in enumerate(node.input):
@@ -72,7 +72,7 @@ def _inner_constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorP
     """The initializers of subgraphs, and the tensors of Constant nodes by the names of their results."""
     for subgraph in all_subgraphs(graph.node):
         yield from ((tensor.name, tensor) for tensor in subgraph.initializer)
-    for node in all_nodes(graph):
+    for node in all_nodes(graph.node):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             yield node.output[0], node.attribute[0].t
 

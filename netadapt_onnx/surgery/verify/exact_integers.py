@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from netadapt_onnx.graph.nodes import all_nodes, set_nodes, subgraphs_of
+from netadapt_onnx.graph.nodes import all_nodes, replace_all, subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 
@@ -46,7 +46,7 @@ Types = Mapping[str, int]
 
 def with_exact_integers(proto: onnx.ModelProto, dtypes: Mapping[str, np.dtype]) -> onnx.ModelProto:
     """The same model without products of bytes of different signs; itself if it has none. `dtypes` by tensor."""
-    if not any(node.op_type in PRODUCTS for node in all_nodes(proto.graph)):
+    if not any(node.op_type in PRODUCTS for node in all_nodes(proto.graph.node)):
         return proto
     copy = without_weights(proto)
     copy.graph.initializer.extend(proto.graph.initializer)
@@ -65,7 +65,7 @@ def _make_exact(graph: onnx.GraphProto, outer: Types) -> None:
         for subgraph in subgraphs_of(node):
             _make_exact(subgraph, types)
         nodes.append(node)
-    set_nodes(graph, nodes)
+    replace_all(graph.node, nodes)
 
 
 def _same_type(node: onnx.NodeProto, product: Product, types: Types) -> list[onnx.NodeProto]:

@@ -7,7 +7,7 @@ from copy import deepcopy
 import onnx
 
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import captured, set_nodes
+from netadapt_onnx.graph.nodes import captured, replace_all
 from netadapt_onnx.graph.shapes import Spec
 
 
@@ -38,7 +38,7 @@ def without_unrunnable(proto: onnx.ModelProto, folded: FoldedModel) -> onnx.Mode
             missing.update(name for name in node.output if name)
         elif set(folded.unrun).isdisjoint(node.output):
             kept.append(node)
-    set_nodes(copy.graph, kept)
+    replace_all(copy.graph.node, kept)
     for i in reversed(range(len(copy.graph.output))):
         if copy.graph.output[i].name in missing:
             del copy.graph.output[i]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from netadapt_onnx.graph.nodes import all_nodes, all_subgraphs, set_nodes, subgraphs_of
+from netadapt_onnx.graph.nodes import all_nodes, all_subgraphs, replace_all, subgraphs_of
 from netadapt_onnx.graph.weightless import without_weights
 
 NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -77,7 +77,7 @@ SCALES = 8
 
 def has_quantised_recurrence(graph: onnx.GraphProto) -> bool:
     """Whether a graph, or a subgraph in it, has a recurrent layer of bytes."""
-    return any(node.op_type == RECURRENT for node in all_nodes(graph))
+    return any(node.op_type == RECURRENT for node in all_nodes(graph.node))
 
 
 def with_float_recurrence(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -92,7 +92,7 @@ def _replace(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for subgraph in subgraphs_of(node):
             _replace(subgraph)
-    set_nodes(graph, [new for n in graph.node for new in (_as_floats(n) if n.op_type == RECURRENT else [n])])
+    replace_all(graph.node, [new for n in graph.node for new in (_as_floats(n) if n.op_type == RECURRENT else [n])])
 
 
 def _as_floats(node: onnx.NodeProto) -> list[onnx.NodeProto]:

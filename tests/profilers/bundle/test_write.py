@@ -69,7 +69,7 @@ def test_a_bundle_run_by_hand_gives_the_cells_of_profile(
     assert answer["device"] == direct.device
     assert answer["cells"] == direct.cells
     assert cells(folder / "t.jsonl") == cells(folder / "direct.jsonl")
-    assert read(folder / "t.jsonl")[0][0] == read(folder / "direct.jsonl")[0][0]
+    assert read(folder / "t.jsonl")[0] == read(folder / "direct.jsonl")[0]
     proto = onnx.load(folder / "model.onnx")
     loaded = Table.load(folder / "t.jsonl", proto, device=dict(direct.device))
     assert direct.latency_ms.median > 0
@@ -92,7 +92,7 @@ def test_repetitions_count_as_more_versions(folder: Path) -> None:
     result = import_results(files, folder / "r.jsonl")
     once = import_results(files[:1], folder / "once.jsonl")
     assert result.cells == 2 * once.cells
-    assert sorted(r.model for r in read(folder / "r.jsonl")[0] if isinstance(r, EndToEndTime)) == list(range(24))
+    assert sorted(r.model for r in read(folder / "r.jsonl") if isinstance(r, EndToEndTime)) == list(range(24))
     proto = onnx.load(folder / "model.onnx")
     sessions = [Table.load(folder / f"{name}.jsonl", proto).reference.sessions for name in ("once", "r")]
     assert sessions == [9, 27]

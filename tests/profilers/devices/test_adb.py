@@ -18,7 +18,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.devices import adb as adb_module
 from netadapt_onnx.profilers.devices.adb import AdbShell
 from netadapt_onnx.profilers.devices.perf_test import parse_times
-from netadapt_onnx.profilers.devices.retry import ConnectionLostError
+from netadapt_onnx.profilers.devices.shell import ConnectionLostError
 from netadapt_onnx.profilers.table import build as building
 from table_runs import cells
 

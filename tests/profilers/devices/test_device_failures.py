@@ -9,8 +9,8 @@ import os
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -22,18 +22,12 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import packing
 from netadapt_onnx.profilers.agent import environment
 from netadapt_onnx.profilers.device import Order, measure_on
-from netadapt_onnx.profilers.devices import remote, shell
+from netadapt_onnx.profilers.devices import shell, shell_device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.perf_test import parse_times
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
-from netadapt_onnx.profilers.devices.retry import (
-    MOST_FAILURES,
-    RETRY_S,
-    Backoff,
-    ConnectionLostError,
-    RemoteFailureError,
-)
-from netadapt_onnx.profilers.devices.shell import Lines, Shell, await_end
+from netadapt_onnx.profilers.devices.shell import ConnectionLostError, Lines, RemoteFailureError, Shell, await_end
+from netadapt_onnx.profilers.devices.shell_device import MOST_FAILURES, RETRY_S
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.records import Job, MeasuredModel
 
@@ -85,7 +79,7 @@ class Scripted(Shell):
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
-    monkeypatch.setattr(remote, "Backoff", partial(Backoff, clock=clock, sleep=clock.sleep))
+    monkeypatch.setattr(shell_device, "time", SimpleNamespace(monotonic=clock, sleep=clock.sleep))
     return clock
 
 

@@ -20,14 +20,14 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.profilers import device
-from netadapt_onnx.profilers.devices import remote, shell
+from netadapt_onnx.profilers.device import outputs_on_device
+from netadapt_onnx.profilers.devices import shell, shell_device
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.devices.remote import RemoteDevice
-from netadapt_onnx.profilers.devices.retry import ConnectionLostError
+from netadapt_onnx.profilers.devices.shell import ConnectionLostError
 from netadapt_onnx.profilers.devices.ssh import SshShell
 from netadapt_onnx.profilers.execution import CPU
 from netadapt_onnx.profilers.int8_kernels import probe_int8
-from netadapt_onnx.profilers.outputs import outputs_on_device
 from netadapt_onnx.profilers.random_widths import random_widths
 from netadapt_onnx.profilers.table import build as building
 from netadapt_onnx.profilers.table.file import EndToEndTime, read
@@ -87,14 +87,14 @@ def test_a_connection_that_is_cut_is_taken_up_again(
     lost = [line for line in message if "is busy" not in line]  # so may this machine be
     assert len(lost) >= 2
     assert all("trying again" in line for line in lost)
-    assert sorted(r.model for r in read(tmp_path / "t.jsonl")[0] if isinstance(r, EndToEndTime)) == list(range(9))
+    assert sorted(r.model for r in read(tmp_path / "t.jsonl") if isinstance(r, EndToEndTime)) == list(range(9))
     assert result.cells == len(cells(tmp_path / "t.jsonl"))
 
 
 def test_a_device_that_stays_away_is_an_error_that_keeps_what_was_measured(
     server: SshServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "RETRY_S", 1.0)
+    monkeypatch.setattr(shell_device, "RETRY_S", 1.0)
     seen: list[int] = []
 
     def progress(done: int, _: int, __: str) -> None:
@@ -104,7 +104,7 @@ def test_a_device_that_stays_away_is_an_error_that_keeps_what_was_measured(
 
     with pytest.raises(NetadaptError, match=r"was lost.*run the same command again"):
         profile(model, tmp_path / "t.jsonl", device=server.url, python=sys.executable, models=9, progress=progress)
-    assert sum(isinstance(r, EndToEndTime) for r in read(tmp_path / "t.jsonl")[0]) == building.BATCH
+    assert sum(isinstance(r, EndToEndTime) for r in read(tmp_path / "t.jsonl")) == building.BATCH
 
 
 def test_another_host_key_is_refused_at_once(server: SshServer, model: Path, tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_where_nothing_can_be_measured_the_table_tells_of_the_file(
 def test_merged_tables_know_what_one_of_them_knows(tmp_path: Path) -> None:
     runs = [table_of_a_run(tmp_path / f"{i}.jsonl", i) for i in range(3)]
     for path, share in zip(runs[:2], (0.4, 0.44), strict=True):
-        last = read(path)[0][-1]
+        last = read(path)[-1]
         assert isinstance(last, Reference)
         ratio = ratio_of_pairs((10.0 * share,) * 6, (10.0,) * 6)
         with path.open("ab") as file:

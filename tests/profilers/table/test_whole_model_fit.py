@@ -47,10 +47,10 @@ def test_whole_times_alone_predict_unseen_versions(reference: RandomWidthModel, 
     noisy = ratios * np.exp(0.02 * np.random.default_rng(0).standard_normal(len(ratios)))
     noisy[7] *= 3  # something else ran
     for measured, mean in ((ratios, 0.01), (noisy, 0.02)):
-        fit = fit_whole_model(reference.proto, versions[:90], measured[:90], 0)
+        fit = fit_whole_model(reference.proto, versions[:90], measured[:90], 0, 1e-3)
         errors = np.array([fit.predict_ratio(shapes) for shapes in versions[90:]]) / ratios[90:] - 1
         assert np.abs(errors).mean() < mean
-        parts = fit.predict_layers(reference.shapes)
+        parts = fit.predict_units(reference.shapes)
         assert sum(parts.values()) + fit.constant == pytest.approx(fit.predict_ratio(reference.shapes))
         assert all(part >= 0 for part in parts.values())
         assert parts["conv2"] > parts["relu1"]
@@ -60,12 +60,12 @@ def test_the_staircase_is_found(reference: RandomWidthModel, draw: Draw) -> None
     count = CostModel(reference.proto)
     versions = [reference.shapes, *(draw(np.random.default_rng([0, i])).shapes for i in range(1, 100))]
     times = np.array([simulated(count, shapes) for shapes in versions])
-    assert fit_whole_model(reference.proto, versions, times / times[0], 0).staircase.block == 8
+    assert fit_whole_model(reference.proto, versions, times / times[0], 0, 1e-3).staircase.block == 8
 
 
 def test_few_versions_are_no_table(reference: RandomWidthModel) -> None:
     with pytest.raises(NetadaptError, match="3 measured versions are too few"):
-        fit_whole_model(reference.proto, [reference.shapes] * 3, np.ones(3), 0)
+        fit_whole_model(reference.proto, [reference.shapes] * 3, np.ones(3), 0, 1e-3)
 
 
 @pytest.mark.usefixtures("compiling")
