@@ -104,8 +104,10 @@ class FinalTraining:
 
     def _train(self, number: int, before: float, again: bool, file: Path) -> None:
         """Train the current model into its file; one that diverges is written as it was."""
+        from netadapt_onnx.training.callbacks import Epoch
+
         run, current = self.context.run, self.candidates.current.folded
-        share, epochs = 1.0, ()
+        share, epochs = 1.0, tuple[Epoch, ...]()
         evaluations, proto = [(0, before)], current.proto
         try:
             trained = self._trained(number, before, again, file)

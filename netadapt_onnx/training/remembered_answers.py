@@ -1,4 +1,4 @@
-"""What the original computes for every training sample, by onnxruntime, once: answers and, for matching, features.
+"""What the original computes for every training sample, once: answers and, for matching, features.
 
 onnxruntime takes a tenth of the time that a training step takes for a sample (an EfficientNet-Lite0, one core: 11 ms
 against 110), so that every view of a picture may have an answer of its own.
@@ -21,7 +21,9 @@ from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import Compute, batch_size, outputs
 from netadapt_onnx.graph.runtime import Arrays, run, session
 from netadapt_onnx.training.feature_matching import MatchedFeature, with_features, with_outputs
+from netadapt_onnx.training.replicas import tensors
 from netadapt_onnx.training.settings import Settings
+from netadapt_onnx.training.torch_graph import TorchGraph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -53,7 +55,7 @@ class RememberedAnswers:
         proto: onnx.ModelProto,
         split: Split,
         features: Sequence[MatchedFeature],
-        threads: int,
+        settings: Settings,
         pair_offset: int | None = None,
     ) -> None:
         """Compute nothing yet.
@@ -62,21 +64,21 @@ class RememberedAnswers:
             proto: The original, normalised.
             split: The training samples, all views of them.
             features: Features that are remembered with the answers, at the channels that are matched.
-            threads: Of onnxruntime.
+            settings: How this machine trains: by onnxruntime with a thread per replica, or by torch on a GPU.
             pair_offset: Two views of a picture that are so many rows apart, the first in an even multiple of it, get
                 the mean of their answers; None: each has its own.
         """
         self._proto = with_outputs(proto, [one.name for one in features])
         self._split = with_features(split, features)
         self._features = {one.name: one for one in features}
-        self._threads = threads
         self._pair_offset = pair_offset
         self._lock = Lock()
         self._block = batch_size(proto, split.layout)
         self._is_remembered = np.zeros(-(-len(split) // self._block), dtype=bool)
         self._memory: dict[str, Tensor] = {}
         layout = self._split.layout
-        self._compute = _in_one_session(threads, None if layout is None else [*layout.outputs])
+        names = None if layout is None else [*layout.outputs]
+        self._compute = _by_onnxruntime(settings.replicas, names) if settings.device == "cpu" else _by_torch(settings)
 
     def __call__(self, _: Mapping[str, Tensor], rows: np.ndarray, settings: Settings) -> dict[str, Tensor]:
         """The outputs and features of training samples by name, (N, ...), samples first; see `DistillationTargets`."""
@@ -98,7 +100,7 @@ class RememberedAnswers:
         missing = (blocks[:, None] * self._block + np.arange(self._block)).reshape(-1)
         missing = missing[missing < len(self._split)]
         with stage("asking the original"):
-            answers = outputs(self._proto, self._split.subset(missing), threads=self._threads, compute=self._compute)
+            answers = outputs(self._proto, self._split.subset(missing), compute=self._compute)
         for name, value in answers.items():
             feature = self._features.get(name)
             kept = value if feature is None else feature.of_teacher(value)
@@ -117,7 +119,7 @@ class RememberedAnswers:
         return np.where(rows // offset % 2 == 0, rows + offset, rows - offset)
 
 
-def _in_one_session(threads: int, names: Sequence[str] | None) -> Compute:
+def _by_onnxruntime(threads: int, names: Sequence[str] | None) -> Compute:
     """A `Compute` that opens a session for the first model and keeps it; `names` are the outputs, None for all."""
     sessions: list[onnxruntime.InferenceSession] = []
 
@@ -125,5 +127,21 @@ def _in_one_session(threads: int, names: Sequence[str] | None) -> Compute:
         if not sessions:
             sessions.append(session(proto, threads=threads))
         return (run(sessions[0], inputs, names) for inputs in batches)
+
+    return compute
+
+
+def _by_torch(settings: Settings) -> Compute:
+    """A `Compute` on the device of a training: a GPU answers sooner than onnxruntime does beside it."""
+    graphs: list[TorchGraph] = []
+
+    def compute(proto: onnx.ModelProto, batches: Iterable[Arrays]) -> Iterator[Arrays]:
+        if not graphs:
+            graphs.append(TorchGraph(proto).eval().requires_grad_(False).to(settings.device))
+            graphs[0].arrange(settings.channels_last)
+        for inputs in batches:
+            with torch.no_grad():
+                answers = graphs[0](tensors(inputs, settings))
+            yield {name: value.float().cpu().numpy() for name, value in answers.items()}
 
     return compute

@@ -14,7 +14,7 @@ from netadapt_onnx.data.evaluate import outputs
 from netadapt_onnx.training.batch_plan import BatchPlan
 from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.options import TrainingOptions
-from netadapt_onnx.training.remembered_answers import RememberedAnswers
+from netadapt_onnx.training.remembered_answers import RememberedAnswers, _by_torch
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 from netadapt_onnx.training.views import MOST, Views, automatic_views, with_views
@@ -98,13 +98,19 @@ def test_answers_are_those_of_the_view_or_the_mean_of_its_pair(averaged: bool) -
     count, views, proto = 70, Views(4, flips=True, crops=True), plain(seed=1)
     shown = with_views(Split({"image": pictures(count)}), views, seed=2)
     (exact,) = outputs(proto, shown).values()
-    answers = RememberedAnswers(proto, shown, (), 1, count if averaged else None)
+    answers = RememberedAnswers(proto, shown, (), Settings(), count if averaged else None)
     rows = np.array([0, count - 1, count, 3 * count + 7, 2 * count + 7])
     (value,) = answers({}, rows, Settings()).values()
     pairs = exact.reshape(2, 2, count, -1).mean(1, keepdims=True).repeat(2, 1).reshape(exact.shape)
     expected = (pairs if averaged else exact)[rows]
     np.testing.assert_allclose(value.numpy(), expected, rtol=0, atol=1e-5 * np.abs(exact).max())
     assert np.abs(pairs - exact).max() > 0.01 * np.abs(exact).max()
+
+
+def test_torch_answers_as_onnxruntime_does() -> None:
+    proto, split = plain(seed=1), Split({"image": pictures(9)})
+    (exact,), (value,) = outputs(proto, split).values(), outputs(proto, split, compute=_by_torch(Settings())).values()
+    np.testing.assert_allclose(value, exact, rtol=0, atol=1e-4 * np.abs(exact).max())
 
 
 def test_a_training_on_views_resumes_to_the_same_bits(tmp_path: Path) -> None:
