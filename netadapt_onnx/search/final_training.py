@@ -58,8 +58,8 @@ class FinalTraining:
         self._note_share(number)
         evaluations = [Evaluation(*one) for one in run.recall(f"training/evaluations/{number}") or ()]
         if evaluations and best_of(evaluations).step == 0:
-            said = f"it diverged; {outcome(evaluations)}" if len(evaluations) == 1 else outcome(evaluations)
-            context.notes.add(f"{NO_HELP} ({said})")
+            why = "it diverged; " if len(evaluations) == 1 else ""
+            context.notes.add(f"{NO_HELP} ({why}{outcome(evaluations)})")
             return searched
         proto = context.fold(load(file).proto).proto
         if not context.evaluator.val_accuracy(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either

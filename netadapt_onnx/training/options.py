@@ -59,7 +59,7 @@ class TrainingOptions:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "augment": self.augment,
-            "views": asdict(self.views) if self.views.count > 1 else None,
+            "views": asdict(self.views) if self.views.count > 1 and not self.length_may_differ else None,
             "features": self.matches_features,
             "fixed_statistics": self.fixes_statistics,
             "averages": self.averages,

@@ -13,6 +13,7 @@ from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
 from netadapt_onnx.training.validation import Evaluation, Validation, best_of, outcome
+from netadapt_onnx.training.views import Views
 from training_cases import FLOAT, KilledError, dataset, network
 
 
@@ -150,7 +151,14 @@ def test_a_training_that_has_not_ended_may_be_shortened_or_lengthened(steps: int
         return train(
             network(1),
             data,
-            TrainingOptions(steps=planned, batch_size=32, averages=True, settings=FLOAT, length_may_differ=True),
+            TrainingOptions(
+                steps=planned,
+                batch_size=32,
+                views=Views(planned // 10, crops=True),
+                averages=True,
+                settings=FLOAT,
+                length_may_differ=True,
+            ),
             teacher=network(),
             checkpoint=tmp_path / "checkpoint",
             callbacks=TrainingCallbacks(progress=progress),
