@@ -25,7 +25,7 @@ LearningRateSchedule = Literal["one-cycle", "cosine"]
 
 
 _CRITERIA = (
-    "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random or first; by data: taylor, fisher, activation."
+    "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random or first; by data: obs, taylor, fisher, activation."
 )
 _DATA = "A path, `FILE.py:FUNCTION`, or a `DataSource`."
 

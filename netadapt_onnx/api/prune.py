@@ -23,6 +23,7 @@ from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.weightless import file_bytes
+from netadapt_onnx.surgery.criteria.obs import OBS
 from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import MEASURED, select
@@ -88,11 +89,11 @@ def prune(model: Source, output: File | None = None, **options: Unpack[PruneKeyw
     multiples of `step` (by default, of each group's structural step). The cut that was made is written beside the model
     as `NAME.plan.toml`, to be edited and replayed on the original.
 
-    `criterion` is a name or a function; `taylor`, `fisher` and `activation` look at `data`. With `reconstruct` (the
-    default where `data` has no other use) what is left of each consumer is solved by least squares to put out what it
-    did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is always done. A model
-    that fails the proof is not written. `choices`: whole heads or dimensions of heads, and which inputs and outputs may
-    change their shapes. Raises NetadaptError if nothing can be pruned, or data are missing.
+    `criterion` is a name or a function; `obs`, `taylor`, `fisher` and `activation` look at `data`. With `reconstruct`
+    (the default with `obs`, and where `data` has no other use) what is left of each consumer is solved by least squares
+    to put out what it did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is
+    always done. A model that fails the proof is not written. `choices`: whole heads or dimensions of heads, and which
+    inputs and outputs may change their shapes. Raises NetadaptError if nothing can be pruned, or data are missing.
 
     >>> cut = prune("model.onnx", "half.onnx", ratio=0.5, check=True)
     >>> cut.groups
@@ -103,7 +104,9 @@ def prune(model: Source, output: File | None = None, **options: Unpack[PruneKeyw
     settings = from_keywords(PruneOptions, options)
     _require_one_amount(settings)
     if settings.reconstruct is None:
-        settings = replace(settings, reconstruct=settings.data is not None and settings.criterion not in MEASURED)
+        # `obs` chooses by what consumers lose once they are solved anew.
+        reconstructs = settings.criterion == OBS or settings.criterion not in MEASURED
+        settings = replace(settings, reconstruct=settings.data is not None and reconstructs)
     _check_data(settings)
     if output is None:
         settings = replace(settings, check=True)

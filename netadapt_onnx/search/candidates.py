@@ -60,7 +60,7 @@ class Candidates:
         self._executor = executor
         self._branches = prepared.branches
         train = None if prepared.data is None else prepared.data.train
-        self._criterion = criterion_on(options.criterion, train, options.seed)
+        self._criterion = criterion_on(options.criterion_for(has_inputs=train is not None), train, options.seed)
         self._original = BaseModel(prepared.trace, {})
         self._selector = ChannelSelector(self._original, prepared.branches, self._criterion)
         self._files = IterationFiles(context.run)

@@ -140,7 +140,7 @@ class ChannelSelector:
             return self._of_original(current, without, channels, now)
         base = current.without(without - current.removed)
         fewer = {name: width for name, width in channels.items() if width < now[name]}
-        keep = select(base.trace, fewer, self._criterion)
+        keep = select(base.trace, fewer, self._criterion_of(base))
         return SelectedCut(current, base, keep, kept_after(current.kept, keep), groups)
 
     def _of_original(
@@ -151,8 +151,15 @@ class ChannelSelector:
         unchanged = {name for name, width in channels.items() if width == now[name]}
         as_before = {name: indices for name, indices in current.kept.items() if name in unchanged}
         others = {name: width for name, width in channels.items() if name not in as_before and name not in unchanged}
-        keep = as_before | select(base.trace, others, self._criterion)
+        keep = as_before | select(base.trace, others, self._criterion_of(base))
         return SelectedCut(self._original, base, keep, kept_after({}, keep), frozenset(channels))
+
+    def _criterion_of(self, base: BaseModel) -> str | Criterion:
+        """What ranks the channels of a model: the original's scores of them, where these serve every cut."""
+        criterion, original = self._criterion, self._original.trace
+        if isinstance(criterion, str) or not getattr(criterion, "serves_cuts", False):
+            return criterion
+        return lambda _, group: criterion(original, original.group(group.name))[base.kept.get(group.name, ...)]
 
     def _channels_of(self, current: BaseModel, names: Widths) -> dict[str, int]:
         """The channel counts of groups of the current model.

@@ -63,7 +63,8 @@ def _first_round(
     prepared: PreparedModel, options: AdaptOptions, predict: Predictor, current: Amounts, limits: Mapping[str, float]
 ) -> DryRun:
     """The first round of the knapsack strategy: the groups that it cuts, all of them at once."""
-    criterion = criterion_on(options.criterion, None if prepared.data is None else prepared.data.train, options.seed)
+    train = None if prepared.data is None else prepared.data.train
+    criterion = criterion_on(options.criterion_for(has_inputs=train is not None), train, options.seed)
     ceilings = ceilings_of(current, limits)
     widths = prepared.widths
     scores = importances_of(prepared.trace, criterion, prepared.branches)

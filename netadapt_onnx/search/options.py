@@ -47,8 +47,8 @@ Evaluate = Callable[["onnx.ModelProto"], float]
 # Criteria whose values are losses, so that those of different groups compare. Magnitudes do not, nor do shares of a
 # group's mean: with those a knapsack cut the stem of a ResNet-20 to 5 channels and left 11% accuracy instead of 72%.
 COMPARABLE = ("taylor", "fisher")
-# Which channels stay unless the user says otherwise.
-CRITERION: Mapping[Strategy, str] = {"netadapt": "l2", "knapsack": "taylor"}
+# The criterion that depends on the strategy and on whether there are inputs to look at (`criterion_for`).
+AUTO = "auto"
 # Steps of SGD on each proposal (the paper's 'short-term fine-tuning'); reconstruction needs none.
 SHORT_TERM = {"reconstruct": 0, "finetune": 100}
 # Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
@@ -66,9 +66,9 @@ class SearchOptions:
         is_repeated=True,
     )
     criterion: str | Criterion = option(
-        None,
-        "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random, first; by data: taylor, fisher, activation.",
-        default_text="l2; knapsack: taylor",
+        AUTO,
+        "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random, first; by data: obs, taylor, fisher, "
+        "activation. auto is obs (without --data l2; knapsack: taylor).",
     )
     strategy: Strategy = option(
         "netadapt",
@@ -233,8 +233,6 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     """
 
     def __post_init__(self) -> None:
-        if not self.criterion:  # the default depends on the strategy
-            object.__setattr__(self, "criterion", CRITERION.get(self.strategy, "l2"))
         check_options(self)
         if isinstance(self.final_epochs, str) and self.final_epochs != "auto":
             raise NetadaptError(f"--final-epochs {self.final_epochs}: auto, or a number from 0", code="usage")
@@ -242,7 +240,7 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
             from netadapt_onnx.surgery.criteria.selection import MEASURED
             from netadapt_onnx.surgery.criteria.weights import CRITERIA
 
-            check_choice("--criterion", self.criterion, (*CRITERIA, *MEASURED))
+            check_choice("--criterion", self.criterion, (AUTO, *CRITERIA, *MEASURED))
         self._check_ways()
         _ = self.allowed_counts, self.job_timeout_s
         if self.init_reduction is not None:
@@ -254,7 +252,8 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
 
     def _check_ways(self) -> None:
         """Check that strategy, criterion, ranking and finalists go together."""
-        if self.strategy == "knapsack" and isinstance(self.criterion, str) and self.criterion not in COMPARABLE:
+        compares = not isinstance(self.criterion, str) or self.criterion in (AUTO, *COMPARABLE)
+        if self.strategy == "knapsack" and not compares:
             raise NetadaptError(
                 f"--strategy knapsack compares groups, which {self.criterion} does not",
                 hint=f"--criterion {' or '.join(COMPARABLE)}",
@@ -264,6 +263,14 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
             why = "--rank finetune trains all" if self.rank == "finetune" else "there is nothing to train them by"
             why = "the knapsack has no proposals" if self.strategy == "knapsack" else why
             raise NetadaptError(f"--finalists {self.finalists}: {why}", code="usage")
+
+    def criterion_for(self, *, has_inputs: bool) -> str | Criterion:
+        """The criterion, where it is left open the one that suits the strategy and what there is to look at."""
+        if self.criterion != AUTO:
+            return self.criterion
+        if self.strategy == "knapsack":
+            return "taylor"
+        return "obs" if has_inputs else "l2"
 
     @property
     def short_term_steps(self) -> int:
@@ -347,10 +354,9 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     def _words(self, name: str, value: Any) -> list[str]:
         """An option as words of a command line; none where it has its default."""
         declared = declared_options(AdaptOptions)[name]
-        default = CRITERION["netadapt"] if name == "criterion" else declared.default
         if name in ("shapes", "ep_options"):
             texts = [f"{key}={'x'.join(map(str, one)) if name == 'shapes' else one}" for key, one in value]
-        elif value == default:
+        elif value == declared.default:
             return []
         elif isinstance(value, bool):
             return [declared.flag.split("/")[0 if value else -1]]

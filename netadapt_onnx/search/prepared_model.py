@@ -98,8 +98,9 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: AdaptO
         raise NetadaptError("--rank finetune trains, so it needs --data", code="usage")
     if data is None and arguments.finalists:
         raise NetadaptError("--finalists are trained, so they need --data", code="usage")
-    if data is None and arguments.criterion in MEASURED:
-        raise NetadaptError(f"--criterion {arguments.criterion} looks at inputs", hint="give --data", code="usage")
+    criterion = arguments.criterion_for(has_inputs=data is not None)
+    if data is None and criterion in MEASURED:
+        raise NetadaptError(f"--criterion {criterion} looks at inputs", hint="give --data", code="usage")
     dataset = None if data is None else load_dataset(folded, data, scored=arguments.evaluate is None)
     allowed_counts = arguments.allowed_counts
     choices = allowed_counts.choices(trace)

@@ -40,10 +40,15 @@ class ChannelScores:
 
 
 class RememberedScores:
-    """A criterion of scores that cost a run over data: those of a model are computed once. Threads may share it."""
+    """A criterion of scores that cost a run over data: those of a model are computed once. Threads may share it.
 
-    def __init__(self, name: str, label_scores: LabelScores) -> None:
+    Attributes:
+        serves_cuts: Whether the scores of a model also rank what its cuts leave, so that these need none of their own.
+    """
+
+    def __init__(self, name: str, label_scores: LabelScores, *, serves_cuts: bool = False) -> None:
         self.__qualname__ = name
+        self.serves_cuts = serves_cuts
         self._label_scores = label_scores
         self._lock = Lock()
         self._by_trace: list[tuple[Trace, np.ndarray]] = []
