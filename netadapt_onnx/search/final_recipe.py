@@ -21,10 +21,10 @@ from netadapt_onnx.training.views import Views, automatic_views
 
 # A model that was trained and is cut a little more is trained for this share of the steps.
 AGAIN = 0.2
-# The share of the usual learning rate for layers that were solved.
-GENTLE = 0.1
 # With fewer samples the statistics of a batch say less than those that the original has.
 FEW_SAMPLES = 2048
+# The share of the usual learning rate for layers that were solved, on few samples and on many.
+GENTLE, GENTLE_ON_MANY = 0.1, 0.4
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class FinalRecipe:
             settings: How this machine trains.
             is_flip_invariant: Whether the original knows mirror images.
         """
-        views = self._views(is_flip_invariant)
+        views, is_few = self._views(is_flip_invariant), len(self.data.train) < FEW_SAMPLES
         return TrainingOptions(
             epochs=self.epochs,
             steps=None if self.epochs is not None else self.steps,
@@ -92,9 +92,9 @@ class FinalRecipe:
             # What cannot be shown in views is refused by name, if the user asked for it.
             augment=self.options.augment is True and views.count == 1,
             matches_features=True,
-            fixes_statistics=len(self.data.train) < FEW_SAMPLES,
+            fixes_statistics=is_few,
             averages=True,
-            lr_share=GENTLE,
+            lr_share=GENTLE if is_few else GENTLE_ON_MANY,
             settings=settings,
             length_may_differ=True,
         )

@@ -8,7 +8,7 @@ import math
 PASSES = 4
 FEWEST_STEPS, MOST_STEPS = 100, 800
 # Multiply-accumulates of all steps together, forward and backward; on one core of an Intel Xeon with AVX-512 (beside
-# other work) 1e12 took 40 s of a ResNet-20 and 110 s of an EfficientNet-Lite0, whose depthwise layers compute slowly.
+# other work) 1e12 took 48 s of a ResNet-20 and 113 s of an EfficientNet-Lite0, whose depthwise layers compute slowly.
 MOST_MACS = 6e12
 # Even a network that exceeds them takes so many.
 FEWEST_OF_COSTLY = 40
