@@ -23,7 +23,14 @@ from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evalu
 from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
 from netadapt_onnx.search.jobs import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
-from netadapt_onnx.surgery.reconstruct.gram import SAMPLES, GramMatrices, Targets, gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.gram import (
+    SAMPLES,
+    GramCache,
+    GramMatrices,
+    Targets,
+    gram_matrices,
+    original_targets,
+)
 from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
@@ -79,6 +86,8 @@ class WorkerContext:
         self._batch_size = batch_size
         self._lock = Lock()
         self._calibration: dict[int, tuple[Arrays, Targets]] = {}
+        self._gram_lock = Lock()
+        self._gram_cache = GramCache()
         self._teacher: Teacher | None = None
 
     def calibration(self, samples: int = CALIBRATION_SAMPLES, trace: Trace | None = None) -> tuple[Arrays, Targets]:
@@ -119,9 +128,12 @@ class WorkerContext:
         return base.gram_matrices(lambda: self._compute_gram_matrices(base))
 
     def _compute_gram_matrices(self, base: BaseModel) -> dict[str, GramMatrices]:
-        inputs, targets = self.calibration(RANKED_SAMPLES, base.trace if base.trained else None)
-        start, kept = (base.trace, {}) if base.trained else (self.original.trace, base.kept)
-        return gram_matrices(base.trace, inputs, targets, kept_outputs(start, kept))
+        if base.trained:
+            return gram_matrices(base.trace, *self.calibration(RANKED_SAMPLES, base.trace))
+        inputs, targets = self.calibration(RANKED_SAMPLES)
+        with self._gram_lock:
+            outputs = kept_outputs(self.original.trace, base.kept)
+            return gram_matrices(base.trace, inputs, targets, outputs, self._gram_cache)
 
     def solve(
         self, kept: KeptIndices, removed: Collection[str] = (), samples: int = CALIBRATION_SAMPLES
@@ -130,6 +142,11 @@ class WorkerContext:
 
         Each layer is solved for what the layers before it now compute: ResNet-20 at half its macs kept 78.8% instead of
         73.1% so (4 s), too slow for every proposal.
+
+        Where branches are gone, layers that lost no inputs may be better off as they are, for a network makes up for
+        some of it by itself: EfficientNet-Lite0 without two branches agrees with the original on 90 of 100 pictures,
+        and on 81 once all layers behind are solved on 256; ResNet-20 without two is right on 30% of its pictures, and
+        on 77%. So the samples that rank proposals decide.
         """
         base = self.original.without(removed)
         groups = {group.name for group in base.trace.groups}
@@ -137,7 +154,11 @@ class WorkerContext:
         if self._data is None:
             return resize(base.trace, kept)
         inputs, targets = self.calibration(samples)
-        return reconstruct_in_order(base.trace, kept, inputs, targets, base.changed)
+        solved = reconstruct_in_order(base.trace, kept, inputs, targets, base.changed)
+        if not base.changed or not isinstance(self._evaluator, DataEvaluator):
+            return solved
+        sparing = reconstruct_in_order(base.trace, kept, inputs, targets, only_cut=True)
+        return max((solved, sparing), key=self._evaluator.ranking_accuracy)
 
     def train(
         self, proto: onnx.ModelProto, training: ShortTraining, worker: WorkerInfo, base: BaseModel | None = None

@@ -15,7 +15,7 @@ from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.reconstruct.bias import bias_target
 from netadapt_onnx.surgery.reconstruct.gram import GramMatrices
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
-from netadapt_onnx.surgery.reconstruct.least_squares import RIDGE
+from netadapt_onnx.surgery.reconstruct.ridge import RIDGE
 from netadapt_onnx.surgery.trace import Trace
 
 # Inverses are kept for the other groups that a layer reads (a DenseNet's reads many) up to this.
