@@ -42,8 +42,8 @@ def test_the_automatic_length_grows_with_the_samples_and_a_given_one_is_kept() -
     assert recipe(300).is_automatic
     assert training_options(300).steps == FEWEST_STEPS
     assert training_options(10_000).steps > FEWEST_STEPS
-    given = training_options(300, final_epochs=7)
-    assert (given.epochs, given.steps) == (7, None)
+    seven = training_options(300, final_epochs=7)
+    assert (seven.epochs, seven.steps) == (7, None)
     assert not recipe(300, final_epochs=7).is_automatic
 
 
