@@ -53,7 +53,7 @@ class FinalTraining:
             if run.recall(f"training/skipped/{number}") or not self._is_to_be_done(number):
                 return searched
             again = any(step.group == TRAINED for step in steps[since:])
-            self._train(number, steps[-1].accepted.accuracy, again, file)
+            self._train(number, again, file)
         checkpoint.unlink(missing_ok=True)
         self._note_share(number)
         evaluations = [Evaluation(*one) for one in run.recall(f"training/evaluations/{number}") or ()]
@@ -62,7 +62,8 @@ class FinalTraining:
             context.notes.add(f"{NO_HELP} ({why}{outcome(evaluations)})")
             return searched
         proto = context.fold(load(file).proto).proto
-        if not context.evaluator.val_accuracy(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
+        score = context.evaluator.training_score
+        if not score(proto) >= score(searched):  # NaN is no improvement either
             context.notes.add(NO_HELP)
             return searched
         return proto
@@ -102,11 +103,12 @@ class FinalTraining:
     def _is_limited(self) -> bool:
         return self.context.options.max_time_s is not None
 
-    def _train(self, number: int, before: float, again: bool, file: Path) -> None:
+    def _train(self, number: int, again: bool, file: Path) -> None:
         """Train the current model into its file; one that diverges is written as it was."""
         from netadapt_onnx.training.callbacks import Epoch
 
         run, current = self.context.run, self.candidates.current.folded
+        before = self.context.evaluator.training_score(current.proto)
         share, epochs = 1.0, tuple[Epoch, ...]()
         evaluations, proto = [(0, before)], current.proto
         try:
@@ -148,11 +150,11 @@ class FinalTraining:
                     on_epoch=lines.epoch,
                     time_left=(lambda: time_limit.left_s) if self._is_limited else None,
                 ),
-                validation=Validation(self._val_accuracy, before, PATIENCE if recipe.is_automatic else None),
+                validation=Validation(self._score, before, PATIENCE if recipe.is_automatic else None),
             )
 
-    def _val_accuracy(self, proto: onnx.ModelProto) -> float:
-        return self.context.evaluator.val_accuracy(self.context.fold(proto).proto)
+    def _score(self, proto: onnx.ModelProto) -> float:
+        return self.context.evaluator.training_score(self.context.fold(proto).proto)
 
     def _is_flip_invariant(self) -> bool:
         """Whether the final training may flip pictures; evaluated once, so that a resumed run trains alike."""
