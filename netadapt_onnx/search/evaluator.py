@@ -128,7 +128,7 @@ class DataEvaluator:
         return self._fidelity(proto, self.ranking)
 
     def training_score(self, proto: onnx.ModelProto) -> float:
-        """What decides whether a training has helped: the accuracy on all validation samples, without labels fidelity."""
+        """What decides whether a training has helped: accuracy on all validation samples, without labels fidelity."""
         if self.metric != "agreement":
             return self.val_accuracy(proto)
         return explained(outputs(proto, self.dataset.val, threads=self.threads), self._outputs_of_original("val"))
