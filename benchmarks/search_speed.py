@@ -141,8 +141,9 @@ def _cell(case: Row, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(case: Row, places: Places) -> Path:
-    share = case["budget"].replace("=", "-")
-    return places.work / case["network"] / f"speed-{case['method']}-{share}-{case['most_iterations']}-{case['seed']}"
+    folder, share = places.work / case["network"], case["budget"].replace("=", "-")
+    folder.mkdir(exist_ok=True)
+    return folder / f"speed-{case['method']}-{share}-{case['most_iterations']}-{case['seed']}"
 
 
 def _timed(case: Row, places: Places) -> dict[str, Any]:
