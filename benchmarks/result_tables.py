@@ -6,25 +6,16 @@ the benchmarks print the same tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import result_files
+from earlier_tables import earlier_quality, ranks
+from markdown_tables import Cells, table
 
 Row = Mapping[str, Any]
-Cells = Sequence[str]
 
 MB = 10**6
-
-
-def table(headers: Cells, rows: Iterable[Cells]) -> str:
-    """A Markdown table."""
-    lines = [_line(headers), "|" + "---|" * len(headers), *(_line(row) for row in rows)]
-    return "\n".join(lines)
-
-
-def _line(cells: Cells) -> str:
-    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
 
 
 def _percents(errors: Mapping[str, float]) -> str:
@@ -347,11 +338,14 @@ def _coverage_failure(row: Row) -> str:
     return failure
 
 
-# By the name of the file of results.
+# By the name of the file of results; a benchmark that was never recorded has none yet.
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "tables": tables,
     "table_kinds": table_kinds,
     "steps": steps,
+    "search_quality_50": earlier_quality,
+    "search_quality_35": earlier_quality,
+    "search_ranks": ranks,
     "search_quality": search_quality,
     "search_speed": search_speed,
     "search_lazy": search_lazy,

@@ -98,7 +98,7 @@ rows = ["Iteration,Accuracy", "0,90.0,1000.0,None,m,32 10", "1,89.0,480.0,0,m,16
 (root / "master" / "history.txt").write_text("\\n".join(rows) + "\\n")
 """,
     "worker.py": "model = torch.load(args.model_path)\n",
-    "functions.py": "model = model.cuda()\nkept = (kept_filter_idx[::before_squared_pixel_shuffle_factor] /\n  factor)\n",
+    "functions.py": "model = model.cuda()\nkept = (kept_filter_idx[::squared_factor] /\n  factor)\n",
     "network_utils/__init__.py": "from .network_utils_alexnet import *\n",
 }
 
