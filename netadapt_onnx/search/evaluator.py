@@ -51,6 +51,10 @@ class Evaluator(Protocol):
         """On the split that results quote."""
         ...
 
+    def training_score(self, proto: onnx.ModelProto) -> float:
+        """What decides whether a training has helped, on all validation samples."""
+        ...
+
 
 @dataclass(frozen=True)
 class UserEvaluator:
@@ -67,6 +71,7 @@ class UserEvaluator:
 
     val_accuracy = ranking_accuracy
     test_accuracy = ranking_accuracy
+    training_score = ranking_accuracy
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,20 @@ class DataEvaluator:
         """The share of the variance of the original's outputs that a model's explain, on the ranking samples."""
         return self._fidelity(proto, self.ranking)
 
+    def training_score(self, proto: onnx.ModelProto) -> float:
+        """What decides whether a training has helped: accuracy on all validation samples, without labels fidelity."""
+        if self.metric != "agreement":
+            return self.val_accuracy(proto)
+        return explained(outputs(proto, self.dataset.val, threads=self.threads), self._outputs_of_original("val"))
+
     def _fidelity(self, proto: onnx.ModelProto, split: Split) -> float:
-        if "ranking" not in self._references:
-            self._references["ranking"] = outputs(self.original, self.ranking)
-        return explained(outputs(proto, split), self._references["ranking"])
+        return explained(outputs(proto, split), self._outputs_of_original("ranking"))
+
+    def _outputs_of_original(self, name: str) -> Mapping[str, np.ndarray]:
+        if name not in self._references:
+            split = self.ranking if name == "ranking" else self.dataset.val
+            self._references[name] = outputs(self.original, split)
+        return self._references[name]
 
     @property
     def ranking(self) -> Split:
