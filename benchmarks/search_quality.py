@@ -272,8 +272,11 @@ def _rival(case: Case, places: Places) -> tuple[Path, dict[str, float]]:
 
 
 def _same_training(case: Case, proto: Any, original: Any, data: Any, folder: Path) -> Any:
-    """The final training that is the same for all methods on a network: steps, settings, teacher."""
+    """The final training that is the same for all methods on a network: `adapt`'s, with as many steps for all."""
+    from netadapt_onnx.search.final_recipe import FEW_SAMPLES, GENTLE
     from netadapt_onnx.training.choose_settings import choose_settings
+    from netadapt_onnx.training.length import automatic_batch_size
+    from netadapt_onnx.training.memory import BATCH_SIZE
     from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.settings import Settings
     from netadapt_onnx.training.trainer import train
@@ -283,8 +286,12 @@ def _same_training(case: Case, proto: Any, original: Any, data: Any, folder: Pat
         file.write_text(json.dumps(asdict(choose_settings(proto, data))))
     options = TrainingOptions(
         steps=case.steps,
-        batch_size=min(128, max(16, len(data.train) // 8)),
+        batch_size=automatic_batch_size(len(data.train), BATCH_SIZE),
         seed=case.seed,
+        matches_features=True,
+        fixes_statistics=len(data.train) < FEW_SAMPLES,
+        averages=True,
+        lr_share=GENTLE,
         settings=Settings(**json.loads(file.read_text())),
     )
     return train(proto, data, options, teacher=original.proto).proto
