@@ -29,8 +29,8 @@ def uniform(model: Path) -> list[list[Candidate]]:
     from netadapt_onnx.graph.cost import CostModel
     from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load
-    from netadapt_onnx.surgery.channel_counts import at_ratio
     from netadapt_onnx.surgery.criteria.selection import select
+    from netadapt_onnx.surgery.kept_counts import at_ratio
     from netadapt_onnx.surgery.resize import resize
     from netadapt_onnx.surgery.trace import trace
 

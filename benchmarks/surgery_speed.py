@@ -42,7 +42,7 @@ def mark(name):
     marks[name], last = now - last, now
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load, save
-from netadapt_onnx.surgery.channel_counts import at_ratio
+from netadapt_onnx.surgery.kept_counts import at_ratio
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.resize import resize

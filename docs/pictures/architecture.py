@@ -38,7 +38,7 @@ PRUNE = (
     ("Normalise the graph, fold constants", "graph/passes/, graph/fold_shapes.py"),
     ("Propagate labels, form groups", "surgery/trace.py, surgery/rules/"),
     ("Score the channels of each group", "surgery/criteria/"),
-    ("Choose how many channels stay", "surgery/channel_counts.py"),
+    ("Choose how many channels stay", "surgery/kept_counts.py"),
     ("Cut every tensor and number", "surgery/resize.py"),
     ("Prove that pruned equals masked", "surgery/verify/"),
     ("Solve the consumers by least squares", "surgery/reconstruct/"),

@@ -23,7 +23,12 @@ from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.weightless import file_bytes
-from netadapt_onnx.surgery.channel_counts import (
+from netadapt_onnx.surgery.criteria.obs import OBS
+from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
+from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.selection import MEASURED, select
+from netadapt_onnx.surgery.cut import KeptIndices
+from netadapt_onnx.surgery.kept_counts import (
     at_counts,
     at_ratio,
     checked_ratio,
@@ -31,11 +36,6 @@ from netadapt_onnx.surgery.channel_counts import (
     uniform_cuts,
     within_budget,
 )
-from netadapt_onnx.surgery.criteria.obs import OBS
-from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
-from netadapt_onnx.surgery.criteria.scores import Criterion
-from netadapt_onnx.surgery.criteria.selection import MEASURED, select
-from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
 from netadapt_onnx.surgery.residual_branches import check_branches, prove_removal, rewired, traced_without
@@ -91,9 +91,9 @@ def prune(model: Source, output: File | None = None, **options: Unpack[PruneKeyw
 
     `criterion` is a name or a function; `obs`, `taylor`, `fisher` and `activation` look at `data`. With `reconstruct`
     (the default with `obs`, and where `data` has no other use) what is left of each consumer is solved by least squares
-    to put out what it did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is always done. A model
-    that fails the proof is not written. `choices`: whole heads or dimensions of heads, and which inputs and outputs may
-    change their shapes. Raises NetadaptError if nothing can be pruned, or data are missing.
+    to put out what it did (no labels, no torch). `check` proves that pruned equals masked; without `output` that is
+    always done. A model that fails the proof is not written. `choices`: whole heads or dimensions of heads, and which
+    inputs and outputs may change their shapes. Raises NetadaptError if nothing can be pruned, or data are missing.
 
     >>> cut = prune("model.onnx", "half.onnx", ratio=0.5, check=True)
     >>> cut.groups
@@ -104,7 +104,7 @@ def prune(model: Source, output: File | None = None, **options: Unpack[PruneKeyw
     settings = from_keywords(PruneOptions, options)
     _require_one_amount(settings)
     if settings.reconstruct is None:
-        # `obs` chooses by what consumers lose once they are solved anew; the other measured criteria have a use of data.
+        # `obs` chooses by what consumers lose once they are solved anew.
         reconstructs = settings.criterion == OBS or settings.criterion not in MEASURED
         settings = replace(settings, reconstruct=settings.data is not None and reconstructs)
     _check_data(settings)

@@ -24,8 +24,15 @@ from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
 from netadapt_onnx.search.jobs import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.width_program import Losses
-from netadapt_onnx.surgery.criteria.obs import eliminations
-from netadapt_onnx.surgery.reconstruct.gram import SAMPLES, GramMatrices, Targets, gram_matrices, original_targets
+from netadapt_onnx.surgery.criteria.obs import error_curves
+from netadapt_onnx.surgery.reconstruct.gram import (
+    SAMPLES,
+    GramCache,
+    GramMatrices,
+    Targets,
+    gram_matrices,
+    original_targets,
+)
 from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
@@ -81,6 +88,8 @@ class WorkerContext:
         self._batch_size = batch_size
         self._lock = Lock()
         self._calibration: dict[int, tuple[Arrays, Targets]] = {}
+        self._gram_lock = Lock()
+        self._gram_cache = GramCache()
         self._teacher: Teacher | None = None
 
     def calibration(self, samples: int = CALIBRATION_SAMPLES, trace: Trace | None = None) -> tuple[Arrays, Targets]:
@@ -121,9 +130,12 @@ class WorkerContext:
         return base.gram_matrices(lambda: self._compute_gram_matrices(base))
 
     def _compute_gram_matrices(self, base: BaseModel) -> dict[str, GramMatrices]:
-        inputs, targets = self.calibration(RANKED_SAMPLES, base.trace if base.trained else None)
-        start, kept = (base.trace, {}) if base.trained else (self.original.trace, base.kept)
-        return gram_matrices(base.trace, inputs, targets, kept_outputs(start, kept))
+        if base.trained:
+            return gram_matrices(base.trace, *self.calibration(RANKED_SAMPLES, base.trace))
+        inputs, targets = self.calibration(RANKED_SAMPLES)
+        with self._gram_lock:
+            outputs = kept_outputs(self.original.trace, base.kept)
+            return gram_matrices(base.trace, inputs, targets, outputs, self._gram_cache)
 
     def solve(
         self, kept: KeptIndices, removed: Collection[str] = (), samples: int = CALIBRATION_SAMPLES
@@ -132,6 +144,11 @@ class WorkerContext:
 
         Each layer is solved for what the layers before it now compute: ResNet-20 at half its macs kept 78.8% instead of
         73.1% so (4 s), too slow for every proposal.
+
+        Where branches are gone, layers that lost no inputs may be better off as they are, for a network makes up for
+        some of it by itself: EfficientNet-Lite0 without two branches agrees with the original on 90 of 100 pictures,
+        and on 81 once all layers behind are solved on 256; ResNet-20 without two is right on 30% of its pictures, and
+        on 77%. So the samples that rank proposals decide.
         """
         base = self.original.without(removed)
         groups = {group.name for group in base.trace.groups}
@@ -139,7 +156,11 @@ class WorkerContext:
         if self._data is None:
             return resize(base.trace, kept)
         inputs, targets = self.calibration(samples)
-        return reconstruct_in_order(base.trace, kept, inputs, targets, base.changed)
+        solved = reconstruct_in_order(base.trace, kept, inputs, targets, base.changed)
+        if not base.changed or not isinstance(self._evaluator, DataEvaluator):
+            return solved
+        sparing = reconstruct_in_order(base.trace, kept, inputs, targets, only_cut=True)
+        return max((solved, sparing), key=self._evaluator.ranking_accuracy)
 
     def train(
         self, proto: onnx.ModelProto, training: ShortTraining, worker: WorkerInfo, base: BaseModel | None = None
@@ -185,9 +206,11 @@ class WorkerContext:
         return self._evaluator.fidelity(proto)
 
     def error_curves(self) -> Losses:
-        """By group, the error when 0, 1, 2 ... of the original's channels are gone."""
-        matrices = self.gram_matrices(self.original)
-        return {name: e.curve for name, e in eliminations(self.original.trace, matrices).items()}
+        """By group, the error on held-out samples when 0, 1, 2 ... of the original's channels are gone."""
+        assert self._data is not None
+        trace, held_out = self.original.trace, self._data.val.sample(BRANCH_SAMPLES, self._seed).batch(slice(None))
+        inputs, _ = self.calibration(RANKED_SAMPLES)
+        return error_curves(trace, inputs, held_out, self._seed)
 
     def __reduce__(self) -> tuple[Any, ...]:
         data, evaluator = self._data, self._evaluator

@@ -15,6 +15,9 @@ from netadapt_onnx.surgery.trace import Trace
 # Two disjoint samples of so many images rank a ResNet-20's channels with Spearman 0.72 (taylor) and 0.77 (fisher).
 # Twice as many: 0.86 and 0.89, no better cuts.
 SAMPLES = 1024
+# Each has many positions. Channels of a ResNet-20 chosen on 128 and 256 images, then solved on 1,024: half of the inner
+# ones leave 79.8 and 80.5% right, all groups at 0.7 78.4 and 78.1%.
+OBS_SAMPLES = 256
 
 
 def criterion_on(name: str | Criterion, split: Split | None, seed: int = 0) -> str | Criterion:
@@ -22,7 +25,7 @@ def criterion_on(name: str | Criterion, split: Split | None, seed: int = 0) -> s
 
     Args:
         name: A criterion, or the name of one.
-        split: The training samples, of which at most 1,024 are looked at; None if there are none.
+        split: The training samples, of which at most 1,024 (`obs`: 256) are looked at; None if there are none.
         seed: Which samples these are, and what is drawn where they have no labels.
 
     Raises:
@@ -38,7 +41,7 @@ def criterion_on(name: str | Criterion, split: Split | None, seed: int = 0) -> s
     if name == ACTIVATION:
         return activation_criterion(lambda: sample.batch(slice(None)))
     if name == OBS:
-        return obs_criterion(lambda: sample.batch(slice(None)), seed)
+        return obs_criterion(lambda: sample.sample(OBS_SAMPLES, seed).batch(slice(None)), seed)
     return RememberedScores(name, lambda trace: _gradient_scores(name, trace, sample, seed))
 
 

@@ -15,8 +15,8 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.kept_counts import at_ratio
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 import models
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.conv_group_metadata import KEY
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.criteria.weights import group_l2, l2
+from netadapt_onnx.surgery.kept_counts import at_ratio
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.verify.prove import verify

@@ -57,15 +57,18 @@ def test_prune_by_data_from_the_command_line(
     assert written["l2"] != written[name]
 
 
-def test_reconstruction_is_asked_for_beside_such_a_criterion(files: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("criterion", "default"), [("fisher", False), ("obs", True)])
+def test_reconstruction_is_asked_for_beside_criteria_that_do_not_count_on_it(
+    criterion: str, default: bool, files: tuple[Path, Path], tmp_path: Path
+) -> None:
     model, data = files
-    outputs = []
-    for i, reconstruct in enumerate((None, False, True)):
-        out = tmp_path / f"{i}.onnx"
-        prune(model, out, ratio=0.5, criterion="fisher", data=data, reconstruct=reconstruct)
-        outputs.append(logits(load(out).proto, images(8)))
-    np.testing.assert_array_equal(outputs[0], outputs[1])
-    assert not np.allclose(outputs[1], outputs[2])
+    outputs = {}
+    for reconstruct in (None, False, True):
+        out = tmp_path / f"{reconstruct}.onnx"
+        prune(model, out, ratio=0.5, criterion=criterion, data=data, reconstruct=reconstruct)
+        outputs[reconstruct] = logits(load(out).proto, images(8))
+    np.testing.assert_array_equal(outputs[None], outputs[default])
+    assert not np.allclose(outputs[False], outputs[True])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,10 @@ def test_what_is_missing_is_said(
 
 
 @pytest.mark.seconds
-def test_adapt_follows_a_criterion_on_data_and_resumes_to_the_same(files: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("criterion", ["fisher", "auto"])
+def test_adapt_follows_a_criterion_on_data_and_resumes_to_the_same(
+    criterion: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
     from netadapt_onnx.api.adapt import adapt
 
     model, data = files
@@ -100,10 +106,11 @@ def test_adapt_follows_a_criterion_on_data_and_resumes_to_the_same(files: tuple[
     for name, limits in (("whole", [3]), ("resumed", [1, 3])):
         for limit in limits:
             result = adapt(
-                model, data, "macs=0.5x", tmp_path / name, criterion="fisher", step=2, max_iterations=limit,
+                model, data, "macs=0.5x", tmp_path / name, criterion=criterion, step=2, max_iterations=limit,
                 final_epochs=0, resume=limit != limits[0],
             )  # fmt: skip
         results.append(result.model.read_bytes())
     assert results[0] == results[1]
-    by_l2 = adapt(model, data, "macs=0.5x", tmp_path / "l2", step=2, max_iterations=3, final_epochs=0)
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["identity"]["criterion"] == criterion
+    by_l2 = adapt(model, data, "macs=0.5x", tmp_path / "l2", criterion="l2", step=2, max_iterations=3, final_epochs=0)
     assert by_l2.model.read_bytes() != results[0]

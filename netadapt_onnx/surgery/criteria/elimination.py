@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from netadapt_onnx.graph.axis_arrays import Array
 
-# Of up to twice as many classes one goes at a time. Of more, as many at once as keep this number of rounds a halving.
-ROUNDS = 64
+# One class in so many goes at once: of fewer than twice as many, one at a time. All groups of EfficientNet-Lite0 take
+# 5 s instead of 19; its errors at 0.9 to 0.25 of the channels are at most 0.5% higher.
+SHARE_AT_ONCE = 64
 # So many times the classes that go at once are looked at: among them one goes after the other, as costs then are.
 CANDIDATES = 4
 
@@ -72,10 +73,10 @@ class Elimination:
 
 
 class System:
-    """What is left of one consumer's (or one of its conv groups') features: H^-1 and W, updated as classes go.
+    """What remains of one consumer's (or one of its conv groups') features: H^-1 and W, updated as classes go.
 
     Each class has the same number of features, one behind the other. A class that has gone is moved behind those that
-    stay, so that what is left is always the front of the same arrays.
+    stay, so that what remains is always the front of the same arrays.
     """
 
     def __init__(self, classes: Array, inverse: np.ndarray, weights: np.ndarray) -> None:
@@ -94,7 +95,7 @@ class System:
 
     @property
     def classes(self) -> Array:
-        """The classes that are left."""
+        """The classes that remain."""
         return self._classes[: len(self._costs)]
 
     @property
@@ -107,11 +108,11 @@ class System:
         gone = [number for number in classes if number in self._place]
         if not gone:
             return
-        left = len(self._costs)
+        remaining = len(self._costs)
         for number in gone:
-            left -= 1
-            self._swap(self._place.pop(number), left)
-        front = left * self._size
+            remaining -= 1
+            self._swap(self._place.pop(number), remaining)
+        front = remaining * self._size
         end = front + len(gone) * self._size
         coupling = self._inverse[front:end, :front]
         right = np.hstack([coupling, self._weights[front:end]])
@@ -121,7 +122,7 @@ class System:
         self._costs = self._computed_costs()
 
     def only(self, classes: Array) -> System | None:
-        """The system of some classes, the others left as they are; None if none of them has features here."""
+        """The system of some classes, the others staying as they are; None if none of them has features here."""
         ours = np.flatnonzero(np.isin(self.classes, classes))
         if not len(ours):
             return None
@@ -138,17 +139,17 @@ class System:
         self._place[int(self._classes[a])] = a
 
     def _computed_costs(self) -> np.ndarray:
-        left, size = len(self._place), self._size
-        weights = self._weights[: left * size]
+        remaining, size = len(self._place), self._size
+        weights = self._weights[: remaining * size]
         if size == 1:
-            costs = np.einsum("ij,ij->i", weights, weights) / np.diagonal(self._inverse)[:left]
+            costs = np.einsum("ij,ij->i", weights, weights) / np.diagonal(self._inverse)[:remaining]
         else:
-            front = self._inverse[: left * size, : left * size].reshape(left, size, left, size)
-            blocks = front[np.arange(left), :, np.arange(left), :]
-            by_class = weights.reshape(left, size, weights.shape[1])
+            front = self._inverse[: remaining * size, : remaining * size].reshape(remaining, size, remaining, size)
+            blocks = front[np.arange(remaining), :, np.arange(remaining), :]
+            by_class = weights.reshape(remaining, size, weights.shape[1])
             products = by_class @ by_class.transpose(0, 2, 1)
             costs = np.trace(np.linalg.solve(blocks, products), axis1=1, axis2=2)
-        return np.maximum(costs, 0.0)
+        return np.asarray(np.maximum(costs, 0.0))
 
 
 def eliminate(systems: Sequence[System], classes: int) -> tuple[Array, np.ndarray]:
@@ -165,7 +166,7 @@ def eliminate(systems: Sequence[System], classes: int) -> tuple[Array, np.ndarra
     order: list[int] = []
     added: list[float] = []
     while present.any():
-        at_once = max(1, int(present.sum()) // ROUNDS)
+        at_once = max(1, int(present.sum()) // SHARE_AT_ONCE)
         if at_once == 1:
             gone, costs = _one_by_one(systems, present, 1)
         else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from math import prod
 
 import numpy as np
 import onnx
@@ -39,38 +40,45 @@ class Linear:
     pads: tuple[int, ...]
     spatial_out: tuple[int, ...]
 
-    def positions(self, seed: int, batch: int, per_image: int) -> Array:
+    def positions(self, seed: int, block: int, per_image: int) -> Array:
         """Sampled output positions of one block of inputs, flat.
 
         The same for every layer with these spatial sizes, whatever it is called: exporters number nodes.
         """
-        total = int(np.prod(self.spatial_out, dtype=np.int64))
-        rng = np.random.default_rng([seed, batch])
-        return np.sort(rng.choice(total, min(per_image, total), replace=False))
+        return _drawn_positions(prod(self.spatial_out), seed, block, per_image)
 
-    def outputs_at(self, y: np.ndarray, positions: Array) -> np.ndarray:
-        """The rows (samples, channels) of an output tensor at the sampled positions."""
+    def outputs_at(self, y: np.ndarray, positions: Array, columns: np.ndarray) -> None:
+        """Write an output tensor at the sampled positions, a row for each channel: columns (channels, samples)."""
         if self.op == "Conv":
-            flat = y.reshape(*y.shape[:2], -1)[:, :, positions]
-            return flat.transpose(0, 2, 1).reshape(-1, y.shape[1])
-        return y.reshape(len(y), -1, y.shape[-1])[:, positions].reshape(-1, y.shape[-1])
+            values = y.reshape(*y.shape[:2], -1).take(positions, axis=2)
+            columns.reshape(values.shape[1], len(y), -1)[:] = values.transpose(1, 0, 2)
+        else:
+            _write_tokens(y, positions, columns)
 
-    def inputs_at(self, x: np.ndarray, positions: Array) -> np.ndarray:
-        """The rows (groups, samples, inputs per group) of an input tensor: im2col at the sampled positions."""
+    def inputs_at(self, x: np.ndarray, positions: Array, columns: np.ndarray) -> None:
+        """Write an input tensor at the sampled positions, a row for each input: columns (groups * inputs, samples).
+
+        This is im2col of the sampled positions alone; nothing else of a map is copied, nor padded.
+        """
         if self.op != "Conv":
-            return x.reshape(len(x), -1, x.shape[-1])[:, positions].reshape(1, -1, x.shape[-1])
-        rank = len(self.kernel)
-        begin, end = self.pads[:rank], self.pads[rank:]
-        x = np.pad(x, [(0, 0), (0, 0), *zip(begin, end, strict=True)])
-        coordinates = np.unravel_index(positions, self.spatial_out)
-        index: list[Any] = []
-        for k in range(rank):
-            taps = coordinates[k][:, None] * self.strides[k] + np.arange(self.kernel[k]) * self.dilations[k]
-            index.append(taps.reshape([len(positions), *(-1 if j == k else 1 for j in range(rank))]))
-        patches = x[(slice(None), slice(None), *index)]  # (n, channels, positions, *kernel)
-        patches = patches.reshape(x.shape[0], self.groups, -1, len(positions), int(np.prod(self.kernel)))
-        patches = patches.transpose(1, 0, 3, 2, 4)
-        return patches.reshape(self.groups, x.shape[0] * len(positions), -1)
+            _write_tokens(x, positions, columns)
+            return
+        taps, outside = self._taps(x.shape[2:], positions)
+        values = x.reshape(*x.shape[:2], -1).take(taps, axis=2)  # (samples, channels, taps, positions)
+        if outside.any():
+            values[:, :, outside] = 0
+        columns.reshape(*values.shape[1:3], len(x), -1)[:] = values.transpose(1, 2, 0, 3)
+
+    def _taps(self, sizes: Shape, positions: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """What each tap of the kernel reads at the positions, flat, and whether that is padding: (taps, positions)."""
+        flat = np.zeros((1, len(positions)), np.int64)
+        outside = np.zeros((1, len(positions)), np.bool_)
+        for k, coordinates in enumerate(np.unravel_index(positions, self.spatial_out)):
+            taps = np.arange(self.kernel[k])[:, None] * self.dilations[k] - self.pads[k]
+            at = coordinates * self.strides[k] + taps
+            flat = (flat[:, None] * sizes[k] + at).reshape(-1, len(positions))
+            outside = (outside[:, None] | (at < 0) | (at >= sizes[k])).reshape(-1, len(positions))
+        return np.where(outside, 0, flat), outside
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """Weights as they are stored, as a matrix (groups, inputs per group, outputs per group) in float64."""
@@ -97,16 +105,6 @@ class Linear:
         outputs = cut.kept(self.output, self.channel_axis).reshape(self.groups, -1)
         return bool(self._input_masks(cut).any(axis=1).all() and outputs.any(axis=1).all())
 
-    def spread(self, x: np.ndarray, cut: Cut) -> np.ndarray:
-        """An input tensor of the cut model with every channel where the original has it, zeros between."""
-        axis = 1 if self.op == "Conv" else x.ndim - 1
-        mask = cut.kept(self.input, axis)
-        if mask.all():
-            return x
-        full = np.zeros((*x.shape[:axis], len(mask), *x.shape[axis + 1 :]), x.dtype)
-        full[(slice(None),) * axis + (mask,)] = x
-        return full
-
     def kept_features(self, cut: Cut) -> Array:
         """Mask (groups, inputs per group) of the inputs that a cut keeps."""
         taps = int(np.prod(self.kernel)) if self.op == "Conv" else 1
@@ -116,6 +114,18 @@ class Linear:
         """Whether nothing else reads the weights (a copy may have been made under another name)."""
         readers = sum(self.weight in reads(node) for node in model.graph.node)
         return readers == 1 and any(t.name == self.weight for t in model.graph.initializer)
+
+
+@lru_cache(maxsize=256)
+def _drawn_positions(total: int, seed: int, block: int, per_image: int) -> Array:
+    rng = np.random.default_rng([seed, block])
+    return np.sort(rng.choice(total, min(per_image, total), replace=False))
+
+
+def _write_tokens(values: np.ndarray, positions: Array, columns: np.ndarray) -> None:
+    """Write what lies along the last axis of a tensor at the sampled positions of the axes between."""
+    sampled = values.reshape(len(values), -1, values.shape[-1])[:, positions]
+    columns.reshape(-1, *sampled.shape[:2])[:] = sampled.transpose(2, 0, 1)
 
 
 def linear_layers(trace: Trace) -> list[Linear]:

@@ -8,7 +8,7 @@ with its inputs in the model whose earlier layers are cut and solved already, as
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -23,10 +23,10 @@ from netadapt_onnx.surgery.cut import Cut, KeptIndices
 from netadapt_onnx.surgery.reconstruct.bias import bias_target, set_bias
 from netadapt_onnx.surgery.reconstruct.gram import LARGEST_SYSTEM, GramMatrices, GramSums, Targets
 from netadapt_onnx.surgery.reconstruct.layers import Linear, linear_layers
+from netadapt_onnx.surgery.reconstruct.ridge import RIDGE, best_ridge, ridge_solution
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 
-RIDGE = 1e-3
 # Stands for the layer in front of a node that reads another tensor than in the original; no layer is called so.
 REWIRED = ""
 
@@ -57,7 +57,13 @@ def reconstruct(
 
 
 def reconstruct_in_order(
-    trace: Trace, keep: KeptIndices, inputs: Arrays, targets: Targets, rewired: Collection[str] = ()
+    trace: Trace,
+    keep: KeptIndices,
+    inputs: Arrays,
+    targets: Targets,
+    rewired: Collection[str] = (),
+    *,
+    only_cut: bool = False,
 ) -> onnx.ModelProto:
     """As `reconstruct`, layer by layer in topological order, each with its inputs in the model solved so far.
 
@@ -70,22 +76,20 @@ def reconstruct_in_order(
         inputs: The calibration inputs that `targets` were made with.
         targets: What the original's layers put out.
         rewired: First outputs of nodes that read other tensors than in the original.
+        only_cut: Whether no layer is solved but those that lost inputs.
     """
     cut = trace.cut(keep)
     model = resize(trace, keep)
-    rounds = _rounds(trace, model, cut, targets, rewired)
-    partial = PartialRuns(trace, inputs)
+    rounds = _rounds(trace, model, cut, targets, None if only_cut else rewired)
+    partial = PartialRuns(trace, inputs, targets.run_size)
     for number, layers in enumerate(counting("solving layers", rounds)):
         later = {layer.output for after in rounds[number:] for layer in after}
-        sums: dict[str, GramSums] = {}
-        seen = dict.fromkeys((layer.output for layer in layers), 0)
-        for batch, arrays in partial.advance(model, _ahead_of(model, later)):
+        sums = {layer.output: GramSums(layer, targets, _outputs_after(layer, cut)) for layer in layers}
+        for block, arrays in partial.advance(model, _ahead_of(model, later)):
             for layer in layers:
-                x, y = _rows(layer, cut, batch, arrays[layer.input], targets, seen[layer.output])
-                seen[layer.output] += x.shape[1]
-                sums.setdefault(layer.output, GramSums(x.shape[0], x.shape[2], y.shape[1] // x.shape[0])).add(x, y)
+                sums[layer.output].add(block, arrays[layer.input])
         for layer in layers:
-            _solve(model, layer, sums[layer.output].matrices())
+            _solve(model, layer, sums[layer.output].matrices(), sums[layer.output].folds())
     return model
 
 
@@ -124,18 +128,22 @@ def _first_behind(trace: Trace, rewired: Collection[str]) -> set[str]:
 
 
 def _rounds(
-    trace: Trace, model: onnx.ModelProto, cut: Cut, targets: Targets, rewired: Collection[str]
+    trace: Trace, model: onnx.ModelProto, cut: Cut, targets: Targets, rewired: Collection[str] | None
 ) -> list[list[Linear]]:
-    """The layers to solve, in order; those that do not follow one another share a round."""
+    """The layers to solve, in order; those that do not follow one another share a round.
+
+    They are those that lost inputs, and unless `rewired` is None those that see changed ones.
+    """
     layers = {layer.output: layer for layer in linear_layers(trace)}
     behind: dict[str, frozenset[str]] = {}  # by tensor: the layers solved in front of it
     rounds: list[list[Linear]] = []
     for node in model.graph.node:
         ahead = frozenset[str]().union(*(behind.get(name, frozenset()) for name in reads(node)))
-        if node.output[0] in rewired:
+        if node.output[0] in (rewired or ()):
             ahead |= {REWIRED}
         layer = layers.get(node.output[0])
-        if layer is not None and (ahead or layer.loses_inputs(cut)) and _solvable(layer, model, cut, targets):
+        concerned = layer is not None and (layer.loses_inputs(cut) or (rewired is not None and bool(ahead)))
+        if layer is not None and concerned and _solvable(layer, model, cut, targets):
             if not rounds or any(other.output in ahead for other in rounds[-1]):
                 rounds.append([])
             rounds[-1].append(layer)
@@ -161,17 +169,10 @@ def _ahead_of(model: onnx.ModelProto, later: set[str]) -> set[int]:
     return front
 
 
-def _rows(
-    layer: Linear, cut: Cut, batch: int, x: np.ndarray, targets: Targets, seen: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sampled inputs (groups, samples, kept inputs) and targets (samples, kept outputs) of one batch.
-
-    `x` is the layer's input in the cut model, `seen` counts the samples of earlier batches.
-    """
-    all_inputs = layer.inputs_at(layer.spread(x, cut), layer.positions(targets.seed, batch, targets.per_image))
-    rows = np.stack([all_inputs[group][:, kept] for group, kept in enumerate(layer.kept_features(cut))])
+def _outputs_after(layer: Linear, cut: Cut) -> Array | None:
+    """The output channels that a cut keeps; None for all."""
     kept = cut.kept(layer.output, layer.channel_axis)
-    return rows, targets.outputs[layer.output][seen : seen + rows.shape[1]][:, kept]
+    return None if kept.all() else np.flatnonzero(kept)
 
 
 def _sliced(matrices: GramMatrices, layer: Linear, cut: Cut) -> GramMatrices:
@@ -187,26 +188,24 @@ def _sliced(matrices: GramMatrices, layer: Linear, cut: Cut) -> GramMatrices:
     )
 
 
-def _solve(model: onnx.ModelProto, layer: Linear, matrices: GramMatrices) -> None:
-    """Put a layer's least-squares weights into `model`, in place; `matrices` are those of what it has after the cut."""
+def _solve(model: onnx.ModelProto, layer: Linear, matrices: GramMatrices, folds: Sequence[GramMatrices] = ()) -> None:
+    """Put a layer's least-squares weights into `model`, in place.
+
+    `matrices` are those of what it has after the cut, `folds` the same of either half of the images.
+    """
     if not matrices.gram.shape[1] or not matrices.cross.shape[2]:
         return
     tensor = next(t for t in model.graph.initializer if t.name == layer.weight)
     stored = numpy_helper.to_array(tensor)
     start, target = layer.matrix(stored), bias_target(model, layer)
-    weights, bias = [], []
-    for group, anchor in enumerate(start):
-        gram, cross = matrices.gram[group], matrices.cross[group]
-        mean_in, mean_out = matrices.mean_in[group], matrices.mean_out[group]
-        if target is None:  # nowhere to put a bias: fit through the origin
-            gram, cross = gram + np.outer(mean_in, mean_in), cross + np.outer(mean_in, mean_out)
-        ridge = RIDGE * float(np.trace(gram)) / len(gram) + 1e-12
-        solved = np.linalg.solve(gram + ridge * np.eye(len(gram)), cross + ridge * anchor)
-        weights.append(solved)
-        bias.append(mean_out - mean_in @ solved)
-    if not all(np.isfinite(w).all() for w in weights):
+    if target is None:  # nowhere to put a bias: fit through the origin
+        matrices, folds = matrices.about_origin(), [fold.about_origin() for fold in folds]
+    ridge = best_ridge(folds[0], folds[1], start) if len(folds) == 2 else RIDGE
+    weights = ridge_solution(matrices, start, ridge)
+    if not np.isfinite(weights).all():
         return
-    values = layer.from_matrix(np.stack(weights), stored.shape)
+    values = layer.from_matrix(weights, stored.shape)
     tensor.CopyFrom(numpy_helper.from_array(values.astype(stored.dtype), layer.weight))
     if target is not None:
-        set_bias(model, target, np.concatenate(bias))
+        bias = matrices.mean_out - (matrices.mean_in[:, None] @ weights)[:, 0]
+        set_bias(model, target, bias.reshape(-1))

@@ -157,3 +157,16 @@ def test_activations_that_do_not_fit_are_computed_again(monkeypatch: pytest.Monk
         np.abs(logits(again, {"image": inputs["image"][:1]}) - logits(kept, {"image": inputs["image"][:1]})).max()
         < 1e-3
     )
+
+
+def test_layers_that_lost_nothing_are_left_where_only_the_others_are_solved() -> None:
+    traced, inputs = trace_model(models.plain((16, 16, 16))), images(64)
+    keep, targets = {"conv1": np.arange(8)}, original_targets(traced, inputs)
+    cut = {t.name: t for t in resize(traced, keep).graph.initializer}
+
+    def solved(only_cut: bool) -> set[str]:
+        model = reconstruct_in_order(traced, keep, inputs, targets, only_cut=only_cut)
+        return {t.name for t in model.graph.initializer if t.name.endswith("weight") and t != cut[t.name]}
+
+    assert solved(only_cut=True) == {"conv2.weight"}
+    assert solved(only_cut=False) >= {"conv2.weight", "conv3.weight"}

@@ -13,8 +13,8 @@ import rule_cases
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import random_inputs, run, session
-from netadapt_onnx.surgery.channel_counts import at_ratio
 from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.kept_counts import at_ratio
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace, trace
 from netadapt_onnx.surgery.verify.exact_integers import PRODUCTS, with_exact_integers

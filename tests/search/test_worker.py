@@ -1,0 +1,36 @@
+"""What a worker's context makes of requests."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import models
+from netadapt_onnx.data.dataset import Dataset, Split
+from netadapt_onnx.search.channel_selection import BaseModel
+from netadapt_onnx.search.evaluator import DataEvaluator
+from netadapt_onnx.search.worker import WorkerContext
+from netadapt_onnx.surgery.residual_branches import find_branches
+from netadapt_onnx.surgery.resize import resize
+from tracing import trace_model
+
+
+@pytest.mark.parametrize("prefers_solved", [True, False])
+def test_layers_behind_a_removed_branch_are_solved_where_the_ranking_samples_prefer_it(
+    prefers_solved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = BaseModel(trace_model(models.resnet()), {})
+    size = original.trace.folded.specs["image"][0][1:]
+    x = np.random.default_rng(0).standard_normal((40, *size)).astype(np.float32)
+    data = Dataset(Split({"image": x[:32]}), Split({"image": x[32:]}))
+    evaluator = DataEvaluator(data, original.trace.folded.proto)
+    context = WorkerContext(original, evaluator, data, seed=0, trains=False, shapes={}, batch_size=1)
+    branch = find_branches(original.trace)[0].name
+    untouched = resize(original.without([branch]).trace, {}).SerializeToString()
+
+    def preference(evaluator: DataEvaluator, proto: onnx.ModelProto) -> float:
+        return float((proto.SerializeToString() != untouched) == prefers_solved)
+
+    monkeypatch.setattr(DataEvaluator, "ranking_accuracy", preference)
+    assert (context.solve({}, [branch]).SerializeToString() != untouched) == prefers_solved
