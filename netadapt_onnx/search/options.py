@@ -334,8 +334,8 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     def _usual(self) -> Mapping[str, Any]:
         """The values of options that depend on others: on the preset, and on whether latency is limited."""
         preset = dict(PRESETS[self.preset])
-        rank, strategy = self.rank or preset["rank"], self.strategy or preset["strategy"]
-        if rank == "finetune" or strategy != "netadapt" or self.short_term == 0:
+        chosen = preset | {n: value for n in ("rank", "strategy") if (value := getattr(self, n)) is not None}
+        if chosen["rank"] == "finetune" or chosen["strategy"] != "netadapt" or self.short_term == 0:
             preset["finalists"] = 0  # all proposals are trained, there are none, or none is trained
         if self.allow_block_removal:
             preset["keep_blocks"] = False
