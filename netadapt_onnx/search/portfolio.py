@@ -9,7 +9,8 @@ so that no search ends behind them by more than the noise of that comparison.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeGuard
 
 from netadapt_onnx.search.joint_iteration import JointIteration, joint_iteration
 from netadapt_onnx.search.methods import PortfolioPlan
@@ -73,6 +74,8 @@ def compete(
 ) -> tuple[int, list[EvaluatedProposal]]:
     """Successive halving: all candidates are solved and trained, the better half for twice as long, until one is left.
 
+    What counts is the best that a candidate has reached: a training that harms its model is not kept at the end either.
+
     Args:
         iteration: The candidates.
         solve: Evaluates candidates once their layers are solved.
@@ -84,15 +87,16 @@ def compete(
     """
     numbers = list(range(len(iteration.proposals)))
     solved = list(solve(numbers))
-    scores = {number: accuracy for number, accuracy in zip(numbers, solved, strict=True) if _is_finite(accuracy)}
+    best = {number: accuracy for number, accuracy in zip(numbers, solved, strict=True) if _is_finite(accuracy)}
     finetuned: dict[int, float | None] = {}
-    contenders = _best_first(scores)
+    contenders = _best_first(best)
     uniform = [number for number in contenders[MOST_TRAINED:] if iteration.proposals[number].method == UNIFORM]
     contenders = [*contenders[: MOST_TRAINED - len(uniform)], *uniform]
     while train is not None and train_steps and len(contenders) > 1:
         accuracies = dict(zip(contenders, train(contenders, train_steps), strict=True))
         finetuned |= accuracies
-        ranked = _best_first({number: a for number, a in accuracies.items() if _is_finite(a)}) or contenders
+        best |= {number: max(best[number], a) for number, a in accuracies.items() if _is_finite(a)}
+        ranked = _best_first({number: best[number] for number in contenders})
         contenders = ranked[: math.ceil(len(contenders) / 2)]
         train_steps *= 2
     evaluated = [iteration.evaluated(number, solved[number], finetuned.get(number)) for number in numbers]
@@ -105,9 +109,9 @@ def _uniform(problem: Problem, plan: PortfolioPlan, predict: Predict) -> list[Pr
     return [] if widths is None else [joint_proposal(UNIFORM, widths, predict(widths))]
 
 
-def _best_first(scores: dict[int, float | None]) -> list[int]:
-    return sorted(scores, key=lambda number: (-(scores[number] or 0.0), number))
+def _best_first(scores: Mapping[int, float]) -> list[int]:
+    return sorted(scores, key=lambda number: (-scores[number], number))
 
 
-def _is_finite(accuracy: float | None) -> bool:
+def _is_finite(accuracy: float | None) -> TypeGuard[float]:
     return accuracy is not None and math.isfinite(accuracy)
