@@ -300,6 +300,8 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
             why = "--rank finetune trains all" if self.rank == "finetune" else "there is nothing to train them by"
             why = f"--strategy {self.strategy} has no proposals" if jointly else why
             raise NetadaptError(f"--finalists {self.finalists}: {why}", code="usage")
+        if self.keep_blocks and self.allow_block_removal:
+            raise NetadaptError("--keep-blocks and --allow-block-removal contradict each other", code="usage")
 
     def criterion_for(self, *, has_inputs: bool) -> str | Criterion:
         """The criterion, where it is left open the one that suits the strategy and what there is to look at."""
@@ -319,8 +321,14 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     @property
     def _usual(self) -> Mapping[str, Any]:
         """The values of options that depend on others: on the preset, and on whether latency is limited."""
+        preset = dict(PRESETS[self.preset])
+        rank, strategy = self.rank or preset["rank"], self.strategy or preset["strategy"]
+        if rank == "finetune" or strategy != "netadapt" or self.short_term == 0:
+            preset["finalists"] = 0  # all proposals are trained, there are none, or none is trained
+        if self.allow_block_removal:
+            preset["keep_blocks"] = False
         has_latency = any(budget.kind == "latency" for target in self.targets for budget in target)
-        return {**PRESETS[self.preset], "step": AUTO if has_latency and self.preset != "paper" else DEFAULT_STEP}
+        return preset | {"step": AUTO if has_latency and self.preset != "paper" else DEFAULT_STEP}
 
     def of_preset(self) -> dict[str, Any]:
         """The options that the preset is a set of, as they are used."""

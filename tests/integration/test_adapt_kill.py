@@ -18,7 +18,7 @@ import pytest
 from kill_points import DIE_AT_CHANGE
 from models import plain
 
-# At random moments, for each strategy; `make kill-campaign` asks for more.
+# At random moments; `make kill-campaign` asks for more, and for every preset.
 KILLS = int(os.environ.get("NETADAPT_KILLS", "1"))
 PATIENCE_S = 300
 
@@ -41,16 +41,27 @@ result = adapt(folder / "model.onnx", folder / "data.npz", "macs=0.5x", folder /
 print(changes, result.iterations, time.monotonic() - began)
 """
 )
-SETTINGS = {
-    "netadapt/reconstruct": {"step": 2, "init_reduction_ratio": 0.15, "final_epochs": 2},
-    "netadapt/finetune": {
+SETTINGS: dict[str, dict[str, object]] = {
+    "fast": {"preset": "fast", "step": 2, "final_epochs": 1},
+    "balanced": {"step": 2, "init_reduction_ratio": 0.15, "final_epochs": 2},
+    "thorough": {
+        "preset": "thorough",
         "step": 2,
         "init_reduction_ratio": 0.25,
-        "rank": "finetune",
         "short_term": 2,
         "final_epochs": 1,
     },
+    "paper": {"preset": "paper", "step": 2, "init_reduction_ratio": 0.25, "short_term": 2, "final_epochs": 1},
     "knapsack": {"strategy": "knapsack", "step": 2, "final_epochs": 1},
+}
+PRESETS = ("fast", "balanced", "thorough", "paper")
+AT_RANDOM = tuple(SETTINGS) if KILLS > 1 else ("balanced", "knapsack")
+# Shares of all changes to the disk at which a run is killed, one after the other.
+KILL_POINTS = {
+    "fast": (0.2, 0.6, 0.9),
+    "balanced": (0.3, 0.7, 0.97),
+    "thorough": (0.4, 0.8),
+    "paper": (0.5, 0.85),
 }
 UnkilledRun = Callable[[str], tuple[Path, int, float]]
 
@@ -105,24 +116,25 @@ def accepted(run: Path) -> str:
     return file.read_text().rpartition("\n")[0] if file.exists() else ""
 
 
+@pytest.mark.seconds
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_run_killed_at_its_changes_to_the_disk_resumes_to_the_same_model(
-    folder: Path, unkilled_run: UnkilledRun
+    folder: Path, unkilled_run: UnkilledRun, preset: str
 ) -> None:
-    strategy = "netadapt/reconstruct"
-    unkilled, changes, _ = unkilled_run(strategy)
-    killed, done = folder / "killed", 0
-    for share in (0.3, 0.97):
-        process = go(folder, killed, strategy, fatal=round(share * changes) - done)
+    unkilled, changes, _ = unkilled_run(preset)
+    killed, done = folder / f"killed-{preset}", 0
+    for share in KILL_POINTS[preset]:
+        process = go(folder, killed, preset, fatal=round(share * changes) - done)
         _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == -signal.SIGKILL, errors
         done = round(share * changes)
-    process = go(folder, killed, strategy)
+    process = go(folder, killed, preset)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     assert differences(unkilled, killed) == []
 
 
-@pytest.mark.parametrize("strategy", SETTINGS)
+@pytest.mark.parametrize("strategy", AT_RANDOM)
 def test_runs_killed_at_random_moments_lose_nothing_and_differ_in_nothing(
     folder: Path, unkilled_run: UnkilledRun, strategy: str, tmp_path: Path
 ) -> None:

@@ -15,10 +15,9 @@ from onnx import numpy_helper
 
 import models
 import netadapt_onnx
+from branch_cases import quiet_branch
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.graph.fold_shapes import fold
-from netadapt_onnx.graph.passes.pipeline import normalise
 from netadapt_onnx.graph.runtime import run, session
 from netadapt_onnx.search.channel_selection import BaseModel
 from netadapt_onnx.search.evaluator import UserEvaluator
@@ -161,19 +160,6 @@ def test_branches_go_with_data_and_whoever_does_the_work(tmp_path: Path, strateg
     assert result.met
     assert len(result.removed) >= 1
     assert sums(onnx.load(result.model)) == 2 - len(result.removed)
-
-
-def quiet_branch() -> onnx.ModelProto:
-    """The first residual branch adds next to nothing."""
-    proto = models.residual(16, size=8)
-    normalise(proto)
-    traced = trace(fold(proto))
-    first = find_branches(traced)[0]
-    last = [n for n in proto.graph.node if n.op_type == "BatchNormalization" and n.name in first.nodes][-1]
-    for tensor in proto.graph.initializer:
-        if tensor.name in last.input[1:3]:
-            tensor.CopyFrom(numpy_helper.from_array(1e-4 * numpy_helper.to_array(tensor), tensor.name))
-    return proto
 
 
 def test_predictions_take_off_what_a_branch_costs() -> None:
