@@ -107,11 +107,15 @@ def propose(problem: Problem, steps: Sequence[Step], losses: Losses) -> JointIte
         losses: By group, what the outputs lose when 0, 1, 2 ... of its channels are gone.
 
     Returns:
-        The iteration; None if there are no widths that were not tried before.
+        The iteration; None if there are no widths that were not tried before, or if those of the last round are chosen
+        again: it has told nothing new, and the others were worse than they.
     """
+    earlier = [dict(step.widths) for step in steps[problem.since :]]
+    chosen = proposals(problem, steps, losses)
+    if earlier and any(proposal.widths == earlier[-1] for proposal in chosen):
+        return None
     whole = widths_after(problem, ())
-    earlier = [whole, *(step.widths for step in steps[problem.since :])]
-    fresh = [proposal for proposal in proposals(problem, steps, losses) if proposal.widths not in earlier]
+    fresh = [proposal for proposal in chosen if proposal.widths not in (whole, *earlier)]
     return joint_iteration(problem, steps, fresh) if fresh else None
 
 

@@ -69,6 +69,24 @@ def test_all_powers_are_evaluated_and_the_best_becomes_the_model() -> None:
     assert iteration.proposals[0].method == "curves"
 
 
+def test_what_lost_a_round_does_not_come_back_in_another() -> None:
+    """No count comes near the budget, and nothing is measured: another round would have nothing but the losers.
+
+    Either one wide group goes down, which the losses prefer, or two narrow ones, which their squares prefer.
+    """
+    full = {"wide": 16, "narrow1": 8, "narrow2": 8}
+    losses = {"wide": np.linspace(0, 0.06, 17), "narrow1": np.linspace(0, 0.04, 9), "narrow2": np.linspace(0, 0.04, 9)}
+    one = problem(full, lambda w: {"macs": float(sum(w.values()))}, {"macs": 26.0}, lambda w: w["narrow1"] / 10)
+    choices = [ChannelChoices(name, n, (n // 2,), (n, n // 2)) for name, n in full.items()]
+    one = replace(one, choices=choices)
+    first = propose(one, [], losses)
+    assert first is not None
+    assert [proposal.method for proposal in first.proposals] == ["curves", "curves^2"]
+    steps = list(search(one, methods=Methods(curves=lambda: losses)))
+    assert amounts_after(one, steps)["macs"] < one.converged_amount("macs")
+    assert [dict(step.widths) for step in steps] == [{**full, "wide": 8}]
+
+
 def test_a_measurement_above_the_prediction_gives_another_round() -> None:
     """What the device measures is 1.3 times what was predicted: the widths are chosen anew for that."""
     losses = losses_of(CHOICES, CURVES, [Probe("a", 12, 0.02), Probe("b", 16, 0.02)])

@@ -102,7 +102,7 @@ def test_the_same_job_twice_is_harmless(tmp_path: Path) -> None:
     assert seen == [1, 2, 3]
 
 
-KEYS = ["iteration", "group", "channels", "base", "removed", "keep", "mend", "training", "want"]
+KEYS = ["iteration", "group", "channels", "base", "removed", "keep", "mend", "training", "want", "in_order", "measure"]
 
 
 def test_a_request_has_the_keys_of_request_json_in_their_order() -> None:
