@@ -23,17 +23,24 @@ from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel, require_runnable
 from netadapt_onnx.graph.model import Model, save
+from netadapt_onnx.training.validation import Validation, best_of, outcome
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import FinetuneKeywords
+    from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.trainer import TrainResult
+    from netadapt_onnx.training.views import Views
+
+# A training is evaluated on so many: one standard error of a difference is then about half a point.
+VALIDATION_SAMPLES = 2048
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
     """`accuracy` before and after, on `test` if the data have one, else `val`; `seconds` is what training took.
 
-    `lr`: the rate that was used, `lr_test` the range test that found it (`rates`, smoothed `losses`, `chosen`);
+    `lr`: the rate that was used, `lr_test` the range test if one found it (`rates`, smoothed `losses`, `chosen`);
+    `evaluations`: accuracies on validation samples by step, of which the best was kept, that before the training first;
     `settings`: how this machine trained (number type, memory layout, replicas); `log`: a JSON line per epoch; `data`:
     samples per split, and whether the validation samples were taken out of the training data.
     """
@@ -49,6 +56,7 @@ class FinetuneResult:
     log: Path
     data: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    evaluations: tuple[Mapping[str, Any], ...] = ()
 
 
 def finetune(model: Source, data: File, output: File, **options: Unpack[FinetuneKeywords]) -> FinetuneResult:
@@ -56,7 +64,8 @@ def finetune(model: Source, data: File, output: File, **options: Unpack[Finetune
 
     With labels it minimises their loss; with a `teacher`, an ONNX model with the same inputs and outputs, it mostly
     learns the teacher's outputs, and needs no labels. `from_scratch` draws all weights anew first. `lr` "auto" finds
-    the learning rate by a range test. The training's last state is kept in OUTPUT.checkpoint until it is done: killed,
+    the learning rate by a range test. What validation samples like best of the training is written, the model as it
+    was among that. The training's last state is kept in OUTPUT.checkpoint until it is done: killed,
     it goes on with `resume`, to the same bits. Every epoch is a line of NAME.training.jsonl beside the output and, with
     `tensorboard`, in that folder.
 
@@ -150,35 +159,70 @@ class _Finetuning:
             log=log,
             data=self.dataset.about,
             notes=tuple(self.notes),
+            evaluations=tuple(asdict(one) for one in trained.evaluations),
         )
 
     def _train(self, checkpoint: Path, log: Path) -> TrainResult:
         from netadapt_onnx.training.callbacks import TrainingCallbacks, TrainingLog
         from netadapt_onnx.training.initialise import initialised
-        from netadapt_onnx.training.options import TrainingOptions
-        from netadapt_onnx.training.recipe import Recipe
         from netadapt_onnx.training.trainer import train
 
         options, progress = self.options, self.options.progress
-        recipe = Recipe(options.optimizer, options.schedule, options.weight_decay)
         on_step = None if progress is None else lambda step, steps, loss: progress(step, steps, f"loss {loss:.3f}")
+        proto = initialised(self.folded.proto, options.seed) if options.from_scratch else self.folded.proto
         tensorboard = None if options.tensorboard is None else Path(options.tensorboard)
         with TrainingLog(log, tensorboard) as training_log:
-            return train(
-                initialised(self.folded.proto, options.seed) if options.from_scratch else self.folded.proto,
+            trained = train(
+                proto,
                 self.dataset,
-                TrainingOptions(
-                    epochs=options.epochs,
-                    lr=options.lr,
-                    seed=options.seed,
-                    batch_size=options.batch_size,
-                    augment=options.augment,
-                    recipe=recipe,
-                ),
+                self._training_options(),
                 teacher=self.teacher,
                 checkpoint=checkpoint,
                 callbacks=TrainingCallbacks(on_step, training_log.epoch, self._note),
+                validation=self._validation(proto),
             )
+        if trained.evaluations and best_of(trained.evaluations).step == 0:
+            self._note(f"the training did not help: the weights are as they were ({outcome(trained.evaluations)})")
+        return trained
+
+    def _training_options(self) -> TrainingOptions:
+        from netadapt_onnx.training.options import TrainingOptions
+        from netadapt_onnx.training.recipe import Recipe
+
+        options, views = self.options, self._views()
+        return TrainingOptions(
+            epochs=options.epochs,
+            lr=options.lr,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            views=views,
+            augment=options.augment is True and views.count == 1,
+            matches_features=self.teacher is not None and not options.from_scratch,
+            averages=True,
+            recipe=Recipe(options.optimizer, options.schedule, options.weight_decay),
+        )
+
+    def _views(self) -> Views:
+        """The views of pictures whose answers a teacher gives once."""
+        from netadapt_onnx.training.flip_invariance import is_flip_invariant
+        from netadapt_onnx.training.views import Views, automatic_views
+
+        options, train, val = self.options, self.dataset.train, self.dataset.val
+        if self.teacher is None or options.augment is False:
+            return Views()
+        flips, has_labels = is_flip_invariant(self.teacher, val, options.seed), train.labels is not None
+        always = options.augment is True
+        return automatic_views(train, options.epochs, flips=flips, pairs_agree=has_labels, always=always)
+
+    def _validation(self, proto: onnx.ModelProto) -> Validation:
+        """Accuracy on validation samples, of which as many are drawn as tell trainings apart."""
+        split = self.dataset.val.sample(VALIDATION_SAMPLES, self.options.seed)
+        reference = reference_outputs(split, self.folded.proto if self.teacher is None else self.teacher)
+
+        def on_validation(candidate: onnx.ModelProto) -> float:
+            return accuracy(candidate, split, reference=reference).value
+
+        return Validation(on_validation, on_validation(proto))
 
     def _note(self, line: str) -> None:
         self.notes.append(line)

@@ -53,8 +53,8 @@ class AdaptKeywords(TypedDict, total=False):
     allow_block_removal: bool
     short_term: int | None
     short_term_lr: float
-    final_epochs: int
-    augment: bool
+    final_epochs: int | Literal["auto"]
+    augment: bool | None
     max_iterations: int
     max_time: str | float | None
     min_accuracy: float | None
@@ -119,13 +119,13 @@ class FinetuneKeywords(TypedDict, total=False):
 
     teacher: Source | None
     epochs: int
-    lr: float | Literal["auto"]
+    lr: float | Literal["auto"] | None
     from_scratch: bool
     optimizer: Optimizer
     schedule: LearningRateSchedule
     weight_decay: float | None
     batch_size: int | None
-    augment: bool
+    augment: bool | None
     tensorboard: File | None
     resume: bool
     seed: int

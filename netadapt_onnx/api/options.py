@@ -99,7 +99,12 @@ class FinetuneOptions(CheckedOptions):
 
     teacher: Source | None = option(None, "Learn from this model's outputs; needs no labels.", is_path=True)
     epochs: int = option(6, "Passes over the data.", at_least=1)
-    lr: float | Literal["auto"] = option("auto", "Learning rate; auto tests a range.", metavar="auto|X")
+    lr: float | Literal["auto"] | None = option(
+        None,
+        "Highest learning rate; auto tests a range first.",
+        metavar="auto|X",
+        default_text="the usual one of such a network",
+    )
     from_scratch: bool = option(False, "Draw all weights anew, by kind of layer, and train from there.")
     optimizer: Optimizer = option("sgd", "SGD is Nesterov's.", choices=get_args(Optimizer))
     schedule: LearningRateSchedule = option(
@@ -111,7 +116,12 @@ class FinetuneOptions(CheckedOptions):
     batch_size: int | None = option(
         None, "Samples per step.", metavar="N", at_least=1, default_text="128, or what fits"
     )
-    augment: bool = option(False, "Shift and mirror images at random.")
+    augment: bool | None = option(
+        None,
+        "Show several views of each picture; without a teacher, shift and mirror it at random.",
+        flag="--augment/--no-augment",
+        default_text="with a teacher, where the data are few",
+    )
     tensorboard: File | None = option(None, "Log there for TensorBoard too.", metavar="DIR", is_path=True)
     resume: bool = option(False, "Go on with a training that was killed.")
     seed: int = same_option(SharedOptions, "seed")

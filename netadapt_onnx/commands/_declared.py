@@ -44,11 +44,21 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _count_or_auto(_: click.Context, __: click.Parameter, text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is neither auto nor a whole number") from None
+
+
 # How the texts of an option are read whose type is not one word or number.
 PARSERS: Mapping[str, Callable[..., Any]] = {
     "Mapping[str, tuple[int, ...]]": by_name(_shape),
     "Mapping[str, Sequence[int]]": by_name(_shape),
     "Mapping[str, str]": by_name(_pair),
+    "int | Literal['auto']": _count_or_auto,
 }
 
 
@@ -64,7 +74,9 @@ def click_option(declared: Declared, **changes: Any) -> Callable[[Command], Comm
     if declared.type.removesuffix(" | None") == "bool":
         arguments["is_flag"] = True
         if "/" in declared.flag:
-            arguments |= {"default": declared.default, "show_default": True}
+            arguments |= {"default": declared.default, "show_default": declared.default is not None}
+        if option.default_text:
+            arguments["help"] += f"  [default: {option.default_text}]"
     else:
         arguments |= {
             "metavar": option.metavar or None,

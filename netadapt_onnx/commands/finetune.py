@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
 
 
-def _rate(_: click.Context, __: click.Parameter, text: str) -> float | str:
-    if text == "auto":
-        return "auto"
+def _rate(_: click.Context, __: click.Parameter, text: str | None) -> float | str | None:
+    if text is None or text == "auto":
+        return text
     try:
         rate = float(text)
     except ValueError:

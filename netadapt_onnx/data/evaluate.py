@@ -258,6 +258,11 @@ def _not_by_sample(name: str, value: np.ndarray, count: int) -> NetadaptError:
 
 def _explained_variance(value: np.ndarray, target: np.ndarray) -> float:
     """The share of the variance of `target` that `value` explains, in [0, 1]."""
+    return max(0.0, _variance_share(value, target)) * float(_finite_samples(target).mean())
+
+
+def _variance_share(value: np.ndarray, target: np.ndarray) -> float:
+    """The share of the variance of those samples of `target` that are finite that `value` explains, at most 1."""
     comparable, finite = _finite_samples(target), _finite_samples(value)
     if not comparable.any():
         return 0.0
@@ -266,8 +271,7 @@ def _explained_variance(value: np.ndarray, target: np.ndarray) -> float:
     spread = float(np.sum((target[comparable] - mean) ** 2))
     # What is not finite is as good as no answer: the mean.
     error = float(np.sum((value[both] - target[both]) ** 2) + np.sum((target[comparable & ~finite] - mean) ** 2))
-    share = max(0.0, 1 - error / spread) if spread > 0 else float(np.array_equal(value[both], target[comparable]))
-    return share * float(comparable.mean())
+    return 1 - error / spread if spread > 0 else float(np.array_equal(value[both], target[comparable]))
 
 
 def _finite_samples(values: np.ndarray) -> np.ndarray:
@@ -277,13 +281,19 @@ def _finite_samples(values: np.ndarray) -> np.ndarray:
 
 
 def explained(values: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> float:
-    """The share of the variance of a model's outputs that another's explain, the mean over outputs, in [0, 1].
+    """The share of the variance of a model's outputs that another's explain, the mean over outputs, at most 1.
 
-    Unlike `agreement` it is smooth: it tells small differences apart on few samples.
+    Unlike `agreement` it is smooth, and tells small differences apart on few samples. Of integers it is the share that
+    are equal.
 
     Args:
         values: The other model's outputs, (N, ...) by name.
         reference: The model's outputs, of the same shapes.
     """
-    shares = [_explained_variance(*(v.astype(np.float64) for v in (values[n], t))) for n, t in reference.items()]
-    return float(np.mean(shares))
+    return float(np.mean([_explained(values[name], target) for name, target in reference.items()]))
+
+
+def _explained(value: np.ndarray, target: np.ndarray) -> float:
+    if target.dtype.kind in "iub":
+        return float(np.mean(value == target))
+    return _variance_share(value.astype(np.float64), target.astype(np.float64))

@@ -137,6 +137,10 @@ class Candidates:
         """The ranking accuracy of joint proposals, all of their layers solved in order; None for one that failed."""
         return self._evaluate(iteration, proposals, numbers, EvaluationPlan("solved", in_order=True))
 
+    def solve_curves(self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
+        """The same for those among which the curves choose their candidate for a portfolio."""
+        return self._evaluate(iteration, proposals, numbers, EvaluationPlan("curves", in_order=True))
+
     def train_jointly(
         self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int], steps: int
     ) -> list[float | None]:

@@ -3,21 +3,22 @@
 Removing channels from one group adds an error to the layers that read it; structured OBS gives that error at every
 count (`surgery/criteria/obs.py`). One probe of each group tells how much of it reaches the network's outputs, and an
 integer program over the curves and the predicted resources chooses the widths: ZipLM's way (Kurtic et al., NeurIPS
-2023), with probes of the network in the place of SPDY's search for coefficients (Frantar & Alistarh, ICML 2022).
+2023).
 
-Errors of several groups do not simply add up. The sum is right where they are small; where many layers have lost much,
-the last ones hardly matter any more. So a few powers of the losses are tried, and the models are evaluated.
+Errors of several groups do not simply add up: neighbours make up for each other, or need one another. So a few powers
+of the losses are tried, and then some at random around the best, as in SPDY (Frantar & Alistarh, ICML 2022); the models
+are solved and evaluated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from netadapt_onnx.search.channel_choices import ChannelChoices
-from netadapt_onnx.search.joint_iteration import JointIteration, joint_iteration
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, corrected, furthest, met, widths_after
 from netadapt_onnx.search.proposals import TOGETHER, Proposal, joint_proposal
 from netadapt_onnx.search.width_program import Losses, solve
@@ -26,9 +27,11 @@ from netadapt_onnx.search.width_program import Losses, solve
 # be in the range that matters.
 PROBE_ERROR = 0.1
 # Losses to these powers are tried: below 1 they spare many groups at the cost of a few, above 1 they spread the cut.
-POWERS = (1.0, 0.5, 2.0)
-# Counts of one group that the program chooses among: there is but one round.
-MOST_OPTIONS = 64
+POWERS = (1.0, 0.5, 0.35, 2.0)
+# Then so many times so many losses are drawn around those of the best widths so far, each times e^N(0, SIGMA).
+ROUNDS, DRAWS, SIGMA = 2, 4, 0.5
+# Counts of one group that the program chooses among, before it gives back what fits.
+MOST_OPTIONS = 24
 # A measurement that differs from the prediction costs one more round.
 MOST_ROUNDS = 4
 
@@ -89,47 +92,92 @@ def losses_of(choices: Sequence[ChannelChoices], errors: Losses, probes: Sequenc
 
 
 def is_due(problem: Problem, steps: Sequence[Step]) -> bool:
-    """Whether the widths of a target are to be chosen: first, and again where a measurement says otherwise."""
+    """Whether the widths of a target are to be chosen: first, and again where a measurement says otherwise.
+
+    Where nothing new was measured, another round would have nothing to offer but what lost the one before.
+    """
     current, rounds = amounts_after(problem, steps), sum(step.group == TOGETHER for step in steps[problem.since :])
     driver = furthest(problem.limits, current)
     converged = met(current, problem.limits) and current[driver] >= problem.converged_amount(driver)
-    return not converged and rounds < MOST_ROUNDS and len(steps) < problem.max_iterations
+    if converged or rounds >= MOST_ROUNDS or len(steps) >= problem.max_iterations:
+        return False
+    before = (problem.start, *(step.accepted for step in steps))[-2:]
+    return not rounds or before[0].correction != before[-1].correction
 
 
-def propose(problem: Problem, steps: Sequence[Step], losses: Losses) -> JointIteration | None:
-    """The widths that lose least within the limits of a target, one proposal for each power of the losses.
+@dataclass(frozen=True)
+class Competition:
+    """Joint proposals that were evaluated.
 
-    They are chosen from the original's widths: what an earlier target has cut may be wider again.
+    Attributes:
+        proposals: The proposals, all of different widths.
+        accuracies: Their accuracies once they are solved; None for one that failed.
+    """
+
+    proposals: tuple[Proposal, ...]
+    accuracies: tuple[float | None, ...]
+
+    def best(self) -> int | None:
+        """The number of the best proposal, the first of equals; None if all have failed."""
+        finite = {n: a for n, a in enumerate(self.accuracies) if a is not None and math.isfinite(a)}
+        return max(finite, key=lambda n: (finite[n], -n), default=None)
+
+
+# Evaluates some of the proposals, by their numbers.
+Evaluate = Callable[[Sequence[Proposal], Sequence[int]], Sequence[float | None]]
+
+
+def compete(problem: Problem, steps: Sequence[Step], losses: Losses, evaluate: Evaluate) -> Competition:
+    """Choose the widths that lose least within the limits, by several versions of the losses, and evaluate them.
+
+    They are chosen from the original's widths: what an earlier target has cut may be wider again. Widths that the
+    search has had for this target are not chosen again.
 
     Args:
         problem: What the search is to solve.
         steps: The steps accepted so far.
         losses: By group, what the outputs lose when 0, 1, 2 ... of its channels are gone.
-
-    Returns:
-        The iteration; None if there are no widths that were not tried before, or if those of the last round are chosen
-        again: it has told nothing new, and the others were worse than they.
+        evaluate: Evaluates proposals.
     """
-    earlier = [dict(step.widths) for step in steps[problem.since :]]
-    chosen = proposals(problem, steps, losses)
-    if earlier and any(proposal.widths == earlier[-1] for proposal in chosen):
-        return None
-    whole = widths_after(problem, ())
-    fresh = [proposal for proposal in chosen if proposal.widths not in (whole, *earlier)]
-    return joint_iteration(problem, steps, fresh) if fresh else None
+    program = _Program(problem, steps)
+    versions = [{name: loss**power for name, loss in losses.items()} for power in POWERS]
+    methods = ["curves" if power == 1.0 else f"curves^{power:g}" for power in POWERS]
+    result = program.extended(Competition((), ()), versions, methods, evaluate)
+    for number in range(ROUNDS):
+        best = result.best()
+        if best is None:
+            break
+        rng = np.random.default_rng(number)
+        center = program.losses_of[result.proposals[best].method or ""]
+        drawn = [{n: loss * math.exp(SIGMA * rng.normal()) for n, loss in center.items()} for _ in range(DRAWS)]
+        methods = [f"curves, draw {number * DRAWS + draw + 1}" for draw in range(DRAWS)]
+        result = program.extended(result, drawn, methods, evaluate)
+    return result
 
 
-def proposals(
-    problem: Problem, steps: Sequence[Step], losses: Losses, powers: Sequence[float] = POWERS
-) -> list[Proposal]:
-    """The widths that lose least within the limits, by each power of the losses."""
-    whole = widths_after(problem, ())
-    before = steps[-1].accepted if steps else problem.start
-    predict = corrected(problem, before.correction)
-    chosen = []
-    for power in powers:
-        scaled = {name: loss**power for name, loss in losses.items()}
-        widths = solve(problem.choices, whole, scaled, predict, problem.limits, MOST_OPTIONS)
-        method = "curves" if power == 1.0 else f"curves^{power:g}"
-        chosen.append(joint_proposal(method, widths, predict(widths)))
-    return chosen
+class _Program:
+    """Chooses widths for versions of the losses; widths that it has seen are left out."""
+
+    def __init__(self, problem: Problem, steps: Sequence[Step]) -> None:
+        self._problem = problem
+        self._whole = widths_after(problem, ())
+        self._predict = corrected(problem, (steps[-1].accepted if steps else problem.start).correction)
+        self._seen = [dict(self._whole), *(dict(step.widths) for step in steps[problem.since :])]
+        self.losses_of: dict[str, Losses] = {}
+
+    def extended(
+        self, before: Competition, versions: Sequence[Losses], methods: Sequence[str], evaluate: Evaluate
+    ) -> Competition:
+        """A competition with the widths of more versions of the losses."""
+        proposals = list(before.proposals)
+        for losses, method in zip(versions, methods, strict=True):
+            widths = solve(
+                self._problem.choices, self._whole, losses, self._predict, self._problem.limits, MOST_OPTIONS
+            )
+            if widths not in self._seen:
+                self._seen.append(widths)
+                self.losses_of[method] = losses
+                proposals.append(joint_proposal(method, widths, self._predict(widths)))
+        fresh = range(len(before.proposals), len(proposals))
+        accuracies = evaluate(proposals, fresh) if fresh else ()
+        return Competition(tuple(proposals), (*before.accuracies, *accuracies))

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
 from netadapt_onnx.common.progress import stage
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load, save
 from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.netadapt import TRAINED, Step
 from netadapt_onnx.search.run_directory.layer_changes import TrainedEpoch, write_training
 from netadapt_onnx.training.settings import cores
+from netadapt_onnx.training.validation import PATIENCE, Evaluation, Validation, best_of, outcome
+
+if TYPE_CHECKING:
+    from netadapt_onnx.training.trainer import TrainResult
 
 TRAINED_FILE, CHECKPOINT_FILE, TRAINING_LOG_FILE = "trained.onnx", "training.checkpoint", "training.jsonl"
-# A trained model that is cut a little more is trained for this share of the epochs.
-AGAIN = 0.2
+NO_HELP = "the final training did not help: the model is as the search left it"
 
 
 @dataclass(frozen=True)
@@ -31,35 +36,52 @@ class FinalTraining:
     def train(self, steps: Sequence[Step], since: int) -> onnx.ModelProto:
         """The current model after long training; as it was if that did not help, or is not to be done.
 
-        One that descends from a trained model is trained for a share of the epochs.
+        One that descends from a trained model is trained for a share of the steps. A training that has ended, or was
+        left out, stays so, whatever a resumed run is told of its length.
 
         Args:
             steps: The steps to the current model.
             since: The number of steps that earlier targets took.
         """
-        context, run = self.context, self.context.run
+        context, run, number = self.context, self.context.run, len(steps)
         searched = self.candidates.current.folded.proto
-        epochs = self._epochs(steps, since)
-        if not epochs:
+        if context.prepared.data is None or not steps or steps[-1].group == TRAINED:
             return searched
-        if self._is_limited and not run.once(f"training/time/{len(steps)}", lambda: context.time_limit.left_s > 0):
-            context.notes.add("there was no time for the final training: `netadapt-onnx finetune` does it")
-            return searched
-        folder = run.iteration(len(steps))
+        folder = run.iteration(number)
         file, checkpoint = folder / TRAINED_FILE, folder / CHECKPOINT_FILE
         if not run.journal.is_sealed(file):
-            self._train(len(steps), searched, epochs, file)
+            if run.recall(f"training/skipped/{number}") or not self._is_to_be_done(number):
+                return searched
+            again = any(step.group == TRAINED for step in steps[since:])
+            self._train(number, again, file)
         checkpoint.unlink(missing_ok=True)
-        share = run.recall(f"training/share/{len(steps)}") or 1.0
-        if share < 1.0:
-            context.notes.add(
-                f"the final training was shortened to {share * epochs:.1f} of {epochs} epochs: --max-time"
-            )
+        self._note_share(number)
+        evaluations = [Evaluation(*one) for one in run.recall(f"training/evaluations/{number}") or ()]
+        if evaluations and best_of(evaluations).step == 0:
+            why = "it diverged; " if len(evaluations) == 1 else ""
+            context.notes.add(f"{NO_HELP} ({why}{outcome(evaluations)})")
+            return searched
         proto = context.fold(load(file).proto).proto
-        if not context.evaluator.val_accuracy(proto) >= steps[-1].accepted.accuracy:  # NaN is no improvement either
-            context.notes.add("the final training did not help: the model is as the search left it")
+        score = context.evaluator.training_score
+        if not score(proto) >= score(searched):  # NaN is no improvement either
+            context.notes.add(NO_HELP)
             return searched
         return proto
+
+    def _is_to_be_done(self, number: int) -> bool:
+        """Whether the training begins, or goes on; that it does not is in the journal."""
+        context, run = self.context, self.context.run
+        if not context.options.final_epochs:
+            return not run.once(f"training/skipped/{number}", lambda: True)
+        if self._is_limited and not run.once(f"training/time/{number}", lambda: context.time_limit.left_s > 0):
+            context.notes.add("there was no time for the final training: `netadapt-onnx finetune` does it")
+            return False
+        return True
+
+    def _note_share(self, number: int) -> None:
+        share = self.context.run.recall(f"training/share/{number}") or 1.0
+        if share < 1.0:
+            self.context.notes.add(f"the final training was shortened to {share:.0%} of its steps: --max-time")
 
     def adopt(self, last: Step, iteration: int, proto: onnx.ModelProto) -> Step:
         """Make the trained model of a step an iteration of its own, which a search can go on from."""
@@ -77,54 +99,66 @@ class FinalTraining:
             skipped=tuple(last.widths),
         )
 
-    def _epochs(self, steps: Sequence[Step], since: int) -> int:
-        """For how many epochs the current model is trained; 0: not at all."""
-        epochs = self.context.options.final_epochs
-        if not epochs or self.context.prepared.data is None or not steps or steps[-1].group == TRAINED:
-            return 0
-        again = any(step.group == TRAINED for step in steps[since:])
-        return max(1, round(AGAIN * epochs)) if again else epochs
-
     @property
     def _is_limited(self) -> bool:
         return self.context.options.max_time_s is not None
 
-    def _train(self, iteration: int, searched: onnx.ModelProto, epochs: int, file: Path) -> None:
-        """Train a model into its file, from the checkpoint that a killed run has left, if there is one."""
+    def _train(self, number: int, again: bool, file: Path) -> None:
+        """Train the current model into its file; one that diverges is written as it was."""
+        from netadapt_onnx.training.callbacks import Epoch
+
+        run, current = self.context.run, self.candidates.current.folded
+        before = self.context.evaluator.training_score(current.proto)
+        share, epochs = 1.0, tuple[Epoch, ...]()
+        evaluations, proto = [(0, before)], current.proto
+        try:
+            trained = self._trained(number, before, again, file)
+        except NetadaptError as error:
+            if error.code != "diverged":
+                raise
+        else:
+            evaluations = [(one.step, one.accuracy) for one in trained.evaluations]
+            share, epochs, proto = trained.share, trained.history, trained.proto
+        run.once(f"training/share/{number}", lambda: share)
+        run.once(f"training/evaluations/{number}", lambda: evaluations)
+        save(proto, file, overwrite=True, planned=self.context.prepared.trace.folded.interface())
+        run.journal.seal(file)
+        write_training(run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in epochs])
+
+    def _trained(self, number: int, before: float, again: bool, file: Path) -> TrainResult:
+        """The current model after training, from the checkpoint that a killed run has left, if there is one."""
+        from netadapt_onnx.search.final_recipe import FinalRecipe
         from netadapt_onnx.training.callbacks import TrainingCallbacks, TrainingLog
-        from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.trainer import train
 
-        context, options, data = self.context, self.context.options, self.context.prepared.data
+        context, data = self.context, self.context.prepared.data
         assert data is not None
         reporter, time_limit = context.reporter, context.time_limit
+        original, current = context.prepared.trace.folded, self.candidates.current.folded
+        recipe = FinalRecipe(context.options, data, current, original, again)
+        settings = context.training_settings(f"final/{number}", current.proto)
+        options = recipe.training_options(settings, self._is_flip_invariant())
         with TrainingLog(file.with_name(TRAINING_LOG_FILE)) as lines, stage("final training"):
-            trained = train(
-                searched,
+            return train(
+                current.proto,
                 data,
-                TrainingOptions(
-                    epochs=epochs,
-                    augment=options.augment,
-                    flip=not options.augment and self._is_flip_invariant(),
-                    seed=options.seed,
-                    settings=context.training_settings(f"final/{iteration}", searched),
-                ),
-                teacher=context.prepared.trace.folded.proto,
+                options,
+                teacher=original.proto,
                 checkpoint=file.with_name(CHECKPOINT_FILE),
                 callbacks=TrainingCallbacks(
                     progress=lambda done, total, loss: reporter(done, total, f"final training: loss {loss:.3f}"),
                     on_epoch=lines.epoch,
                     time_left=(lambda: time_limit.left_s) if self._is_limited else None,
                 ),
+                validation=Validation(self._score, before, PATIENCE if recipe.is_automatic else None),
             )
-        context.run.once(f"training/share/{iteration}", lambda: trained.share)
-        save(trained.proto, file, overwrite=True, planned=context.prepared.trace.folded.interface())
-        context.run.journal.seal(file)
-        write_training(context.run.path, [TrainedEpoch(e.epoch, e.loss, e.lr) for e in trained.history])
+
+    def _score(self, proto: onnx.ModelProto) -> float:
+        return self.context.evaluator.training_score(self.context.fold(proto).proto)
 
     def _is_flip_invariant(self) -> bool:
         """Whether the final training may flip pictures; evaluated once, so that a resumed run trains alike."""
-        from netadapt_onnx.training.augment import is_flip_invariant
+        from netadapt_onnx.training.flip_invariance import is_flip_invariant
 
         context, data = self.context, self.context.prepared.data
         assert data is not None

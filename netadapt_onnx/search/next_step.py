@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from netadapt_onnx.search import curves, knapsack, portfolio
-from netadapt_onnx.search.joint_iteration import JointIteration
+from netadapt_onnx.search.joint_iteration import joint_iteration
 from netadapt_onnx.search.lazy_ranking import rank_lazily
 from netadapt_onnx.search.methods import Methods, PortfolioPlan
 from netadapt_onnx.search.netadapt import Accepted, Iteration, Problem, Ranking, Step, propose
 from netadapt_onnx.search.proposals import Proposal
+from netadapt_onnx.search.width_program import Losses
 
 
 class Evaluates(Protocol):
@@ -29,6 +31,12 @@ class Evaluates(Protocol):
         self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]
     ) -> Sequence[float | None]:
         """The accuracy of joint proposals with all of their layers solved in order."""
+        ...
+
+    def solve_curves(
+        self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]
+    ) -> Sequence[float | None]:
+        """The same for those among which the curves choose their candidate for a portfolio."""
         ...
 
     def train_jointly(
@@ -60,9 +68,9 @@ def next_step(
         NetadaptError: All proposals of the iteration failed.
     """
     methods = methods or Methods()
-    joint = _joint_iteration(problem, steps, methods)
+    joint = _joint_step(problem, candidates, steps, methods)
     if joint is not None:
-        return _best_solved(joint, candidates)
+        return joint
     iteration = propose(problem, steps)
     if iteration is not None and not (methods.curves is not None and iteration.is_widening):
         return _netadapt_step(problem, candidates, steps, iteration, methods)
@@ -71,22 +79,26 @@ def next_step(
     return None
 
 
-def _joint_iteration(problem: Problem, steps: Sequence[Step], methods: Methods) -> JointIteration | None:
-    """The next iteration of a strategy that changes all groups at once."""
+def _joint_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], methods: Methods) -> Step | None:
+    """The step of a strategy that changes all groups at once; None if it has nothing more to propose."""
     if methods.curves is not None and curves.is_due(problem, steps):
-        return curves.propose(problem, steps, methods.curves())
+        return _curves_step(problem, candidates, steps, methods.curves())
     if methods.knapsack is not None and knapsack.has_rounds(problem, steps):
-        return knapsack.propose(problem, steps, methods.knapsack())
+        joint = knapsack.propose(problem, steps, methods.knapsack())
+        return None if joint is None else joint.step(0, candidates.accept(joint.number, joint.proposals[0]))
     return None
 
 
-def _best_solved(joint: JointIteration, candidates: Evaluates) -> Step:
-    """The step to the best of some joint proposals once they are solved; a single one is not evaluated before."""
-    if len(joint.proposals) == 1:
-        return joint.step(0, candidates.accept(joint.number, joint.proposals[0]))
-    solve = partial(candidates.solve_jointly, joint.number, joint.proposals)
-    winner, evaluated = portfolio.compete(joint, solve)
-    return joint.step(winner, candidates.accept(joint.number, joint.proposals[winner]), evaluated)
+def _curves_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], losses: Losses) -> Step | None:
+    """The step to the best widths by error curves; None if there are none that were not had before."""
+    number = len(steps) + 1
+    competition = curves.compete(problem, steps, losses, partial(candidates.solve_jointly, number))
+    if not competition.proposals:
+        return None
+    joint = joint_iteration(problem, steps, competition.proposals)
+    evaluated = [joint.evaluated(n, accuracy) for n, accuracy in enumerate(competition.accuracies)]
+    winner = competition.best() or 0
+    return joint.step(winner, candidates.accept(number, joint.proposals[winner]), evaluated)
 
 
 def _netadapt_step(
@@ -114,15 +126,18 @@ def _ranking(
 
 def _portfolio_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], plan: PortfolioPlan) -> Step | None:
     """The step to the best of the widths of several methods; None if there is nothing to compete with."""
+    number = len(steps) + 1
     others: list[Proposal] = []
     if plan.losses is not None:
-        others += curves.proposals(problem, steps, plan.losses())
+        competition = curves.compete(problem, steps, plan.losses(), partial(candidates.solve_curves, number))
+        best = competition.best()
+        others += [] if best is None else [replace(competition.proposals[best], method="curves")]
     if plan.importances is not None:
         others += knapsack.whole_way(problem, steps, plan.importances())
     joint = portfolio.propose(problem, steps, plan, others)
     if joint is None:
         return None
-    solve = partial(candidates.solve_jointly, joint.number, joint.proposals)
-    train = partial(candidates.train_jointly, joint.number, joint.proposals)
+    solve = partial(candidates.solve_jointly, number, joint.proposals)
+    train = partial(candidates.train_jointly, number, joint.proposals)
     winner, evaluated = portfolio.compete(joint, solve, train, plan.train_steps)
-    return joint.step(winner, candidates.accept(joint.number, joint.proposals[winner]), evaluated)
+    return joint.step(winner, candidates.accept(number, joint.proposals[winner]), evaluated)

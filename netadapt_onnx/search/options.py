@@ -56,7 +56,6 @@ AUTO = "auto"
 SHORT_TERM = {"reconstruct": 0, "finetune": 100}
 # Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
 SHORT_TERM_LR = 0.02
-FINAL_EPOCHS = 5
 # The first round of a portfolio's training; each further one, of half as many candidates, is twice as long.
 PORTFOLIO_STEPS = 40
 
@@ -170,8 +169,19 @@ class TrainingOptions:
         default_text="0; finetune, finalists: 100",
     )
     short_term_lr: float = option(SHORT_TERM_LR, "Their learning rate.", above=0)
-    final_epochs: int = option(FINAL_EPOCHS, "Training at the end.", at_least=0)
-    augment: bool = option(False, "Shift and mirror images at random in the training at the end.")
+    final_epochs: int | Literal["auto"] = option(
+        "auto",
+        "Training at the end: passes over the data, or as many steps as pay; 0: none.",
+        metavar="N|auto",
+        at_least=0,
+        may_differ_on_resume=True,
+    )
+    augment: bool | None = option(
+        None,
+        "Show several views of each picture in it: crops, and mirror images where the original knows them.",
+        flag="--augment/--no-augment",
+        default_text="where the data are few",
+    )
 
 
 @dataclass(frozen=True)
@@ -272,6 +282,8 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check_options(self)
+        if isinstance(self.final_epochs, str) and self.final_epochs != "auto":
+            raise NetadaptError(f"--final-epochs {self.final_epochs}: auto, or a number from 0", code="usage")
         if isinstance(self.criterion, str):
             from netadapt_onnx.surgery.criteria.selection import MEASURED
             from netadapt_onnx.surgery.criteria.weights import CRITERIA
@@ -398,7 +410,7 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
 
     def with_longest_values(self) -> AdaptOptions:
         """The same with the longest words for all that a resume may change: what a file reserves bytes for."""
-        return replace(self, max_iterations=10**9, max_time=1.23456e12, save_interval=10**9)
+        return replace(self, max_iterations=10**9, max_time=1.23456e12, save_interval=10**9, final_epochs=10**9)
 
     def command(self, model: Path, data: Dataset | None) -> str:
         """The command that repeats this, without places: file names only, and neither -o nor --resume."""
@@ -420,7 +432,7 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
         elif value == default:
             return []
         elif isinstance(value, bool):
-            return [part for part in declared.flag.split("/") if part.startswith("--no-") != value]
+            return [declared.flag.split("/")[0 if value else -1]]
         elif name == "ep_library":
             texts = [Path(value).name]
         elif name == "max_time":

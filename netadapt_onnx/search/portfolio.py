@@ -9,7 +9,7 @@ so that no search ends behind them by more than the noise of that comparison.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from netadapt_onnx.search.joint_iteration import JointIteration, joint_iteration
 from netadapt_onnx.search.methods import PortfolioPlan
@@ -73,6 +73,9 @@ def compete(
 ) -> tuple[int, list[EvaluatedProposal]]:
     """Successive halving: all candidates are solved and trained, the better half for twice as long, until one is left.
 
+    A candidate is as good as the better of its solved and its trained model: no training at the end makes it worse, and
+    among models that a training has only harmed it would be the harm that decides.
+
     Args:
         iteration: The candidates.
         solve: Evaluates candidates once their layers are solved.
@@ -84,7 +87,7 @@ def compete(
     """
     numbers = list(range(len(iteration.proposals)))
     solved = list(solve(numbers))
-    scores = {number: accuracy for number, accuracy in zip(numbers, solved, strict=True) if _is_finite(accuracy)}
+    scores = _finite(dict(zip(numbers, solved, strict=True)))
     finetuned: dict[int, float | None] = {}
     contenders = _best_first(scores)
     uniform = [number for number in contenders[MOST_TRAINED:] if iteration.proposals[number].method == UNIFORM]
@@ -92,7 +95,8 @@ def compete(
     while train is not None and train_steps and len(contenders) > 1:
         accuracies = dict(zip(contenders, train(contenders, train_steps), strict=True))
         finetuned |= accuracies
-        ranked = _best_first({number: a for number, a in accuracies.items() if _is_finite(a)}) or contenders
+        trained = {number: max(accuracy, scores[number]) for number, accuracy in _finite(accuracies).items()}
+        ranked = _best_first(trained) or contenders
         contenders = ranked[: math.ceil(len(contenders) / 2)]
         train_steps *= 2
     evaluated = [iteration.evaluated(number, solved[number], finetuned.get(number)) for number in numbers]
@@ -105,9 +109,10 @@ def _uniform(problem: Problem, plan: PortfolioPlan, predict: Predict) -> list[Pr
     return [] if widths is None else [joint_proposal(UNIFORM, widths, predict(widths))]
 
 
-def _best_first(scores: dict[int, float | None]) -> list[int]:
-    return sorted(scores, key=lambda number: (-(scores[number] or 0.0), number))
+def _best_first(scores: Mapping[int, float]) -> list[int]:
+    return sorted(scores, key=lambda number: (-scores[number], number))
 
 
-def _is_finite(accuracy: float | None) -> bool:
-    return accuracy is not None and math.isfinite(accuracy)
+def _finite(accuracies: Mapping[int, float | None]) -> dict[int, float]:
+    """Without the candidates that failed."""
+    return {n: accuracy for n, accuracy in accuracies.items() if accuracy is not None and math.isfinite(accuracy)}

@@ -76,7 +76,10 @@ def solve(
         seen.add(tuple(chosen.values()))
         point = chosen
     counts = best if best is not None else _lowered(groups, point, predict, ceilings)
-    return _raised(groups, counts, predict, ceilings) if met(predict(counts), ceilings) else counts
+    if not met(predict(counts), ceilings):
+        return counts
+    every = [_options(c, widths[c.group], losses.get(c.group), len(c.fine) + 1) for c in choices]
+    return _raised([options for options in every if len(options) > 1], counts, predict, ceilings)
 
 
 def _options(choice: ChannelChoices, channels: int, lost: np.ndarray | None, most: int) -> list[Option]:

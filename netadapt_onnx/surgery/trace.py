@@ -178,13 +178,33 @@ class Trace:
         return self._shapes_after(self.copies(keep))
 
     def _shapes_after(self, copies: Array) -> dict[str, Shape]:
+        labels, axes = self._cut_axes
+        lengths = [int(reduce(np.multiply, (copies[one] for one in roots)).sum()) for roots in labels]
         shapes = dict(self.flat.shapes)
-        for name, pairs in self.axes.items():
+        for name, pairs in axes.items():
             shape = list(shapes[name])
-            for axis, roots in grouped(pairs).items():
-                shape[axis] = int(reduce(np.multiply, (copies[labels] for labels in roots)).sum())
+            for axis, number in pairs:
+                shape[axis] = lengths[number]
             shapes[name] = tuple(shape)
         return shapes | self.labels.shape_of_views(shapes)
+
+    @cached_property
+    def _cut_axes(self) -> tuple[list[tuple[Array, ...]], dict[str, list[tuple[int, int]]]]:
+        """The root labels of all axes that a cut changes, equal ones once; and by tensor its axes, with their number.
+
+        A group's labels lie along dozens of axes, and a search asks for thousands of shapes.
+        """
+        labels: list[tuple[Array, ...]] = []
+        numbers: dict[tuple[bytes, ...], int] = {}
+        axes: dict[str, list[tuple[int, int]]] = {}
+        for name, pairs in self.axes.items():
+            axes[name] = []
+            for axis, roots in grouped(pairs).items():
+                key = tuple(one.tobytes() for one in roots)
+                if numbers.setdefault(key, len(labels)) == len(labels):
+                    labels.append(tuple(roots))
+                axes[name].append((axis, numbers[key]))
+        return labels, axes
 
 
 def trace(folded: FoldedModel, choices: Choices | None = None) -> Trace:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from netadapt_onnx.data.dataset import Labels, Split
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.training.augment import augmented, with_flips
-from netadapt_onnx.training.distillation import MOST_PRECOMPUTED
+from netadapt_onnx.training.augment import augmented
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.replicas import Fetch
+from netadapt_onnx.training.views import Views, with_views
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """The batches of a training: a function of its seed alone, so that a resumed training sees the same ones.
 
-    With `flip` the second half of `split` holds the mirror images of the first half.
+    `split` holds all views of the samples, view after view.
     """
 
     split: Split
@@ -27,30 +27,28 @@ class BatchPlan:
     steps: int
     seed: int
     augment: bool = False
-    flip: bool = False
+    views: Views = field(default_factory=Views)
 
     @staticmethod
     def of(options: TrainingOptions, split: Split, batch_size: int) -> BatchPlan:
         """The plan for a split; what does not fill a batch waits for another epoch's order."""
         per_epoch = max(1, len(split) // batch_size)
         steps = options.steps if options.steps is not None else (options.epochs or 0) * per_epoch
-        flip = options.flip and not split.varies and 2 * len(split) <= MOST_PRECOMPUTED
-        shown = with_flips(split) if flip else split
-        return BatchPlan(shown, batch_size, per_epoch, steps, options.seed, options.augment, flip)
+        shown = with_views(split, options.views, options.seed)
+        return BatchPlan(shown, batch_size, per_epoch, steps, options.seed, options.augment, options.views)
+
+    @property
+    def samples(self) -> int:
+        """The samples themselves, of which `split` holds the views."""
+        return len(self.split) // self.views.count
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Row numbers of every batch of an epoch, (batch_size,) each; fewer where the split holds fewer samples.
 
-        With `flip` each epoch shows every picture one way or the other, and the next epoch the other way.
+        Each epoch shows one view of every picture, and the next epoch the next one.
         """
-        rng = np.random.default_rng([self.seed, epoch])
-        if not self.flip:
-            order = rng.permutation(len(self.split))
-        else:
-            half = len(self.split) // 2
-            first = np.random.default_rng([self.seed, epoch // 2]).integers(0, 2, half)
-            order = rng.permutation(half)
-            order = order + half * (first[order] ^ (epoch % 2))
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+        order += self.samples * (epoch % self.views.count)
         return [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(self.steps_per_epoch)]
 
     def fetch(self, step: int) -> Fetch:

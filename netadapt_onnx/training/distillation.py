@@ -138,14 +138,6 @@ class Teacher:
             for done, _ in enumerate(pool.map(compute, chunks), 1):
                 report(done)
 
-    def average_halves(self) -> None:
-        """Give both halves of the samples the mean of their remembered outputs: a picture and its mirror image."""
-        half = self._samples // 2
-        for values in (self._memory or {}).values():
-            mean = (values[:half] + values[half:]) / 2
-            values[:half] = mean
-            values[half:] = mean
-
     def _check(self, split: Split, outputs: Mapping[str, tuple[int, ...]], settings: Settings) -> None:
         inputs = tensors(split.batch(np.array([0, len(split) - 1])), settings)
         other = set(self._graph.input_names) ^ set(inputs)
@@ -189,7 +181,6 @@ def distillation_targets(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     varies: bool,
-    flip: bool,
     repeatable: bool,
 ) -> DistillationTargets | None:
     """The function that gives a training its targets; None without a teacher.
@@ -199,11 +190,10 @@ def distillation_targets(
 
     Args:
         source: A model, a teacher, or the function itself.
-        split: The training split; with `flip` its second half holds the mirror images of the first half.
+        split: The training split.
         settings: How this machine trains.
         shapes: Shapes of the student's outputs by name, samples first.
         varies: Whether samples change from epoch to epoch, so that no output can be remembered.
-        flip: Whether a picture and its mirror image get the mean of their outputs.
         repeatable: Whether a killed training resumes.
 
     Raises:
@@ -219,10 +209,8 @@ def distillation_targets(
     teacher.prepare(settings, split, shapes)
     if varies:
         return lambda inputs, _, settings: teacher.outputs(inputs, settings)
-    if isinstance(source, Teacher) or repeatable or flip:
+    if isinstance(source, Teacher) or repeatable:
         teacher.precompute(split, settings)
-    if flip and teacher.is_complete:
-        teacher.average_halves()
     return teacher
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from netadapt_onnx.common.progress import Steps, steps
+from netadapt_onnx.training.averaging import AveragedWeights
 from netadapt_onnx.training.batch_plan import BatchPlan
 from netadapt_onnx.training.callbacks import Epoch, TrainingCallbacks
 from netadapt_onnx.training.recipe import DivergedError, Recipe, clipped_gradients, optimizer
 from netadapt_onnx.training.replicas import Replicas
+from netadapt_onnx.training.validation import BestWeights, State
 
 # How often a training is saved besides the ends of epochs: what a kill costs at most.
 SAVED_EVERY_S = 20.0
@@ -50,7 +52,16 @@ class Loop:
     `history` are its epochs so far.
     """
 
-    def __init__(self, replicas: Replicas, plan: BatchPlan, recipe: Recipe, lr: float) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        plan: BatchPlan,
+        recipe: Recipe,
+        lr: float,
+        *,
+        averages: bool = False,
+        best: BestWeights | None = None,
+    ) -> None:
         """Prepare a training from the weights that `replicas` have.
 
         Args:
@@ -58,12 +69,16 @@ class Loop:
             plan: The batches.
             recipe: How the weights move.
             lr: The highest learning rate.
+            averages: Whether the result is an average of the weights.
+            best: Evaluates the training now and then, keeps its best state and ends it; None: it is not evaluated.
         """
         self._replicas = replicas
         self._plan = plan
         self._recipe = recipe
         self._lr = lr
         self._optimizer = optimizer(replicas.main, recipe)
+        self._average = AveragedWeights(replicas.main.state()) if averages else None
+        self._best = best
         self._lowest_loss, self._lowest_loss_state = math.inf, replicas.main.state()
         self._losses: list[float] = []  # of this epoch
         self._done = 0
@@ -73,7 +88,7 @@ class Loop:
         self.history: list[Epoch] = []
 
     def run(self, callbacks: TrainingCallbacks, save: Save | None = None) -> None:
-        """Take all steps that remain; the result is then in the replicas.
+        """Take the steps that remain, all of them or as many as pay; `result` is then what they came to.
 
         Args:
             callbacks: Who follows the training, and how much time it has.
@@ -89,7 +104,7 @@ class Loop:
         self._saved_s = time.monotonic()
         with steps("training", self._plan.steps, None if pace is None else pace.left_s) as report:
             report(self._done)
-            while self._losses or self._done < self._planned:
+            while self._losses or not self._is_complete:
                 self._run_epoch(callbacks, pace, report, save, began)
                 self._end_epoch()
                 _report_epoch(callbacks, self.history[-1])
@@ -100,7 +115,12 @@ class Loop:
     ) -> None:
         """Take the steps of the current epoch that remain."""
         first = self._done - len(self._losses)
-        for rows in self._plan.batches(len(self.history))[len(self._losses) : self._planned - first]:
+        batches = self._plan.batches(len(self.history))[len(self._losses) : self._planned - first]
+        if batches and not self._is_complete:
+            self._replicas.ahead(np.concatenate(batches))
+        for rows in batches:
+            if self._is_complete:
+                break
             self._step(rows)
             report(self._done, f"loss {self._losses[-1]:.3f}")
             if callbacks.progress is not None:
@@ -109,11 +129,10 @@ class Loop:
             fewer = None if pace is None else pace.fitting(self._done, self._planned)
             if fewer is not None:
                 self._planned = fewer
-            # A shorter schedule is saved before it decides anything: a killed run goes on alike.
-            if fewer is not None or time.monotonic() - self._saved_s > SAVED_EVERY_S:
+            evaluated = self._best is not None and self._best.evaluate(self._done, self._planned, self._current)
+            # A shorter schedule and an evaluation are saved before they decide anything: a killed run goes on alike.
+            if fewer is not None or evaluated or time.monotonic() - self._saved_s > SAVED_EVERY_S:
                 self._save(save)
-            if self._done >= self._planned:
-                break
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a state that `save` was called with."""
@@ -122,8 +141,12 @@ class Loop:
         self._optimizer.load_state_dict(state["optimiser"])
         self._lowest_loss_state, self._lowest_loss = state["best"], state["best_loss"]
         self._losses, self._done, self._seconds = list(state["losses"]), state["done"], state["seconds"]
-        if state.get("steps") is not None:
+        if state.get("steps") is not None and state.get("of", self._plan.steps) == self._plan.steps:
             self._planned = state["steps"]
+        if self._average is not None:
+            self._average.resume(state["average"], state["done"])
+        if self._best is not None:
+            self._best.resume(state["kept"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
 
     def _save(self, save: Save | None) -> None:
@@ -140,6 +163,9 @@ class Loop:
             "losses": self._losses,
             "done": self._done,
             "steps": None if self._planned == self._plan.steps else self._planned,
+            "of": self._plan.steps,
+            "average": None if self._average is None else self._average.state,
+            "kept": None if self._best is None else self._best.saved(),
             "seconds": self._seconds,
             "history": [asdict(epoch) for epoch in self.history],
         }
@@ -148,6 +174,19 @@ class Loop:
     def share(self) -> float:
         """The share of the plan's steps that there was time for, in [0, 1]."""
         return self._planned / max(1, self._plan.steps)
+
+    @property
+    def result(self) -> State | None:
+        """The weights and statistics that the training came to, by name; None: those that it began with are best."""
+        return self._current if self._best is None else self._best.state
+
+    @property
+    def _current(self) -> State:
+        return self._replicas.main.state() if self._average is None else self._average.state
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._done >= self._planned or (self._best is not None and self._best.is_over)
 
     def _step(self, rows: np.ndarray) -> None:
         rate = self._recipe.rate(self._done, self._planned, self._lr)
@@ -159,6 +198,8 @@ class Loop:
             self._replicas.restore(self._lowest_loss_state)
             raise
         self._optimizer.step()
+        if self._average is not None:
+            self._average.update(self._replicas.main.state())
         self._losses.append(loss)
         self._done += 1
 

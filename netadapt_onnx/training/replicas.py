@@ -82,6 +82,8 @@ class Replicas:
         teacher: DistillationTargets | None,
         threads: int | None = None,
         only_batch: int | None = None,
+        *,
+        fixed_statistics: bool = False,
     ) -> None:
         """Build the replicas.
 
@@ -93,12 +95,14 @@ class Replicas:
             threads: With fewer than replicas these take turns, to the same result; None: a thread each.
             only_batch: The one batch size at which the graph runs: a replica sees its share in pieces of that size,
                 whose gradients are averaged. None: the graph runs at any.
+            fixed_statistics: Whether BatchNorms normalise by their running statistics, which then stay.
         """
         self._only_batch = only_batch
         self.settings = settings
         self._loss = loss
         self._teacher = teacher
-        self.graphs = [TorchGraph(proto).to(settings.device).train() for _ in range(settings.replicas)]
+        copies = [TorchGraph(proto).to(settings.device) for _ in range(settings.replicas)]
+        self.graphs = [graph.train(not fixed_statistics) for graph in copies]
         self.main = self.graphs[0]
         self.main.arrange(settings.channels_last)
         for graph in self.graphs[1:]:
@@ -149,6 +153,12 @@ class Replicas:
                 total.add_(part, alpha=weight)
             parameter.grad = total
         return sum(loss * weight for (loss, _), weight in zip(results, weights, strict=True))
+
+    def ahead(self, rows: np.ndarray) -> None:
+        """Let the teacher compute what it says of training samples, where that is remembered."""
+        remember = getattr(self._teacher, "remember", None)  # of `RememberedAnswers`
+        if callable(remember):
+            remember(rows)
 
     def _share(
         self, graph: TorchGraph, fetch: Fetch, rows: np.ndarray, gates: Gates

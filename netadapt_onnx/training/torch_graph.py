@@ -204,13 +204,14 @@ class TorchGraph(nn.Module):
         finally:
             self._gates = {}
 
-    def write_back(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+    def write_back(self, proto: onnx.ModelProto, state: Mapping[str, Tensor] | None = None) -> onnx.ModelProto:
         """A copy of a model with the trained weights and the running statistics put in by name; nothing else changes.
 
         Layers that shared a running statistic have one each, as in torch.
 
         Args:
             proto: A model with the same initializers.
+            state: Other weights and statistics, as `state` returns them; None: those of this graph.
 
         Raises:
             NetadaptError: An initializer is missing, or has another shape.
@@ -218,13 +219,13 @@ class TorchGraph(nn.Module):
         written = onnx.ModelProto()
         written.CopyFrom(separate_statistics(proto))
         tensors = {t.name: t for t in written.graph.initializer}
-        for name, value in self.state().items():
+        for name, value in (self.state() if state is None else state).items():
             target = tensors.get(name)
             if target is None or tuple(target.dims) != tuple(value.shape):
                 other = "missing" if target is None else f"of shape {tuple(target.dims)}"
                 raise NetadaptError(f"initializer '{name}' of shape {tuple(value.shape)} is {other} in the model")
             dtype = onnx.helper.tensor_dtype_to_np_dtype(target.data_type)
-            array = value.contiguous().cpu().numpy()
+            array = value.detach().contiguous().cpu().numpy()
             if dtype == np.float16:  # a running variance may have grown beyond it: infinity would end in NaN
                 array = array.clip(-_LARGEST_HALF, _LARGEST_HALF)
             target.CopyFrom(numpy_helper.from_array(array.astype(dtype), name))

@@ -1,17 +1,14 @@
-"""Training, by a loop or a function of the user's: a model goes in, and the same one with better weights comes out."""
+"""Training: a model goes in, and the same one with better weights comes out."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
-import torch
-from torch import Tensor
 
-from netadapt_onnx.data.dataset import Dataset, UserFunctions
+from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError, invalid_data, one_line
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.training import batchnorm
@@ -20,71 +17,21 @@ from netadapt_onnx.training.callbacks import Epoch, TrainingCallbacks
 from netadapt_onnx.training.checkpoint import Checkpoint
 from netadapt_onnx.training.choose_settings import settings_for
 from netadapt_onnx.training.distillation import Teacher, TeacherSource, distillation_targets
+from netadapt_onnx.training.feature_matching import FeatureLoss, MatchedFeature, matched_features, with_outputs
 from netadapt_onnx.training.loop import Loop
 from netadapt_onnx.training.lr_range_test import RangeTest, range_test
 from netadapt_onnx.training.memory import BATCH_SIZE, fitting_batch_size, halve_batch, in_whole_batches, out_of_memory
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.placement import repeatable, require
 from netadapt_onnx.training.recipe import DivergedError, Recipe
-from netadapt_onnx.training.replicas import Replicas, one_thread
+from netadapt_onnx.training.remembered_answers import MOST_BYTES, RememberedAnswers, bytes_per_sample
+from netadapt_onnx.training.replicas import DistillationTargets, Replicas, one_thread
 from netadapt_onnx.training.settings import Settings, describe
 from netadapt_onnx.training.torch_graph import TorchGraph
+from netadapt_onnx.training.train_by_function import train_by_function
 from netadapt_onnx.training.trainable import TrainableNetwork, trainable_network
-
-
-def train_by_function(
-    user: UserFunctions,
-    proto: onnx.ModelProto,
-    teacher: onnx.ModelProto | Teacher | None,
-    *,
-    steps: int,
-    lr: float,
-    seed: int,
-) -> onnx.ModelProto:
-    """Train a model by calling the user's `training(module, teacher=, steps=, lr=, seed=)`.
-
-    Module and teacher map tensors by input name to tensors by output name.
-
-    Args:
-        user: The user's functions, with `training` among them.
-        proto: The model, normalised.
-        teacher: The original model; None: there is none.
-        steps: How many steps the training was asked for.
-        lr: The highest learning rate.
-        seed: Also set as torch's seed.
-
-    Returns:
-        The model with the weights that the function leaves in the module.
-
-    Raises:
-        NetadaptError: The function fails (`factory`), or leaves weights that are not finite (`diverged`).
-    """
-    assert user.training is not None
-    module = TorchGraph(proto).train()
-    source = Teacher(teacher) if isinstance(teacher, onnx.ModelProto) else teacher
-
-    def teacher_outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        assert source is not None
-        return source.raw_outputs(inputs, Settings())
-
-    torch.manual_seed(seed)
-    try:
-        user.training(module, teacher=None if source is None else teacher_outputs, steps=steps, lr=lr, seed=seed)
-    except NetadaptError:
-        raise
-    except Exception as error:
-        raise NetadaptError(
-            f"the training function of {user.name} failed: {type(error).__name__}: {one_line(error)}",
-            hint="it is called as training(module, teacher=, steps=, lr=, seed=) and changes the module's parameters",
-            code="factory",
-        ) from error
-    broken = next((name for name, value in module.weights.items() if not bool(torch.isfinite(value).all())), None)
-    if broken is not None:
-        raise NetadaptError(
-            f"the training function of {user.name} left weights that are no numbers in '{broken}'", code="diverged"
-        )
-    return module.write_back(proto)
-
+from netadapt_onnx.training.validation import BestWeights, Evaluation, State, Validation
+from netadapt_onnx.training.views import Views
 
 # 780 steps of a ResNet-20 that lost half its filters: 0.02 and 0.05 are equal, 0.15 loses 0.6 points.
 LEARNING_RATE = 0.05
@@ -99,13 +46,15 @@ class TrainResult:
     """What a training came to.
 
     Attributes:
-        proto: The model with the trained weights; nothing else has changed.
+        proto: The model with the trained weights; nothing else has changed. The very model that was trained, where
+            held-out data liked none of its later states as much.
         history: Its epochs.
         settings: How this machine trained; passed to `train` again they repeat the training exactly.
         lr: The highest learning rate that was used in the end: halved once if the first attempt diverged.
         batch_size: Samples a step, as many as fitted into memory.
         lr_test: The range test that chose the learning rate, if `lr` was "auto".
         share: The share of the steps that fitted into the time, in [0, 1].
+        evaluations: What held-out data said, that of the model before the training first; none without a validation.
     """
 
     proto: onnx.ModelProto
@@ -115,11 +64,14 @@ class TrainResult:
     batch_size: int = BATCH_SIZE
     lr_test: RangeTest | None = None
     share: float = 1.0
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Job:
     """A training with everything fixed but its batch size, its settings and its learning rate."""
+
+    model: onnx.ModelProto
 
     network: TrainableNetwork
     dataset: Dataset
@@ -127,6 +79,8 @@ class _Job:
     options: TrainingOptions
     callbacks: TrainingCallbacks
     checkpoint: Checkpoint
+    validation: Validation | None
+    features: tuple[MatchedFeature, ...] = ()
 
     def plan(self, batch_size: int) -> BatchPlan:
         """The batches of one size."""
@@ -149,6 +103,7 @@ def train(
     uncut: onnx.ModelProto | None = None,
     checkpoint: Path | None = None,
     callbacks: TrainingCallbacks | None = None,
+    validation: Validation | None = None,
 ) -> TrainResult:
     """Train a model on the training split of a data set.
 
@@ -167,6 +122,7 @@ def train(
         checkpoint: A file that keeps what was chosen and the last saved state: killed at any moment, the same call goes
             on from there to the same bits. The caller removes the file.
         callbacks: Who follows the training, and how much time it has.
+        validation: Evaluates it on held-out data: what it likes best is the result. None: that is the last state.
 
     Raises:
         NetadaptError: Operators without a torch function, neither labels nor a teacher, divergence at half the learning
@@ -181,7 +137,11 @@ def train(
     with one_thread():
         uncut = uncut or (teacher if isinstance(teacher, onnx.ModelProto) else None)
         network = trainable_network(proto, dataset, uncut=uncut, batch_size=options.batch_size, seed=options.seed)
-        job = _Job(network, dataset, teacher, options, callbacks or TrainingCallbacks(), store)
+        features, views = _remembered(proto, network, dataset, options, teacher)
+        options = replace(options, views=views)
+        job = _Job(
+            proto, network, dataset, teacher, options, callbacks or TrainingCallbacks(), store, validation, features
+        )
         if dataset.user.training is not None:
             return _train_by_user(job)
         return _train_within_memory(job)
@@ -192,6 +152,26 @@ def _require_goal(dataset: Dataset, options: TrainingOptions, teacher: TeacherSo
         raise NetadaptError("training needs either epochs or steps")
     if dataset.train.labels is None and teacher is None and dataset.user.training is None:
         raise invalid_data("training needs labels or a teacher")
+
+
+def _remembered(
+    proto: onnx.ModelProto,
+    network: TrainableNetwork,
+    dataset: Dataset,
+    options: TrainingOptions,
+    teacher: TeacherSource | None,
+) -> tuple[tuple[MatchedFeature, ...], Views]:
+    """The features that are matched and the views that are shown: as many as there is memory for their answers."""
+    if not isinstance(teacher, onnx.ModelProto):
+        return (), options.views
+    split = dataset.train
+    matches = options.matches_features and network.needs.only_batch is None
+    features = matched_features(proto, teacher, split) if matches else ()
+    for candidates in (features, ()):
+        fitting = MOST_BYTES // max(1, len(split) * bytes_per_sample(network.needs.shapes, candidates))
+        if fitting:
+            return candidates, options.views.within(fitting)
+    return (), Views()
 
 
 def _identity(
@@ -246,19 +226,16 @@ def _train_with(job: _Job, plan: BatchPlan) -> TrainResult:
         job.checkpoint.put(settings=asdict(settings))
     require(settings)
     try:
-        targets = distillation_targets(
-            job.teacher,
-            plan.split,
-            settings,
-            network.needs.shapes,
-            varies=plan.augment or plan.split.varies,
-            flip=plan.flip,
-            repeatable=job.checkpoint.on_disk,
-        )
         with (
             repeatable(settings),
             Replicas(
-                network.proto, settings, network.loss, targets, job.options.threads, network.needs.only_batch
+                with_outputs(network.proto, [one.name for one in job.features]),
+                settings,
+                FeatureLoss(network.loss, job.features) if job.features else network.loss,
+                _targets(job, plan, settings),
+                job.options.threads,
+                network.needs.only_batch,
+                fixed_statistics=job.options.fixes_statistics,
             ) as replicas,
         ):
             return _attempt_twice(job, plan, replicas)
@@ -272,6 +249,17 @@ def _train_with(job: _Job, plan: BatchPlan) -> TrainResult:
         ) from error
 
 
+def _targets(job: _Job, plan: BatchPlan, settings: Settings) -> DistillationTargets | None:
+    """What gives the training its targets: remembered for every view and with features, or else as a teacher does."""
+    teacher, shapes, split = job.teacher, job.network.needs.shapes, plan.split
+    if not isinstance(teacher, onnx.ModelProto) or not (job.features or plan.views.count > 1):
+        varies = plan.augment or split.varies
+        return distillation_targets(teacher, split, settings, shapes, varies=varies, repeatable=job.checkpoint.on_disk)
+    Teacher(teacher).prepare(settings, split, shapes)  # refuses a teacher with other inputs or outputs
+    pairs = plan.samples if plan.views.pairs_agree else None
+    return RememberedAnswers(teacher, split, job.features, settings, pairs)
+
+
 def _attempt_twice(job: _Job, plan: BatchPlan, replicas: Replicas) -> TrainResult:
     """Train; if that diverges, again at half the learning rate, from the best weights so far."""
     proto, recipe, callbacks, store = job.network.proto, job.options.recipe, job.callbacks, job.checkpoint
@@ -280,7 +268,8 @@ def _attempt_twice(job: _Job, plan: BatchPlan, replicas: Replicas) -> TrainResul
         replicas.restore(store.content["start"])
     for attempt in range(store.content.get("attempt") or 0, 2):
         rate = lr / 2**attempt
-        loop = Loop(replicas, plan, recipe, rate)
+        best = _best_weights(job, replicas)
+        loop = Loop(replicas, plan, recipe, rate, averages=job.options.averages, best=best)
         if store.content.get("loop") is not None:
             loop.resume(store.content["loop"])
         try:
@@ -288,17 +277,38 @@ def _attempt_twice(job: _Job, plan: BatchPlan, replicas: Replicas) -> TrainResul
         except DivergedError:
             store.put(loop=None, attempt=1, start=replicas.main.state())
             continue
-        trained = batchnorm.fold(replicas.main.write_back(proto))
-        return TrainResult(trained, tuple(loop.history), replicas.settings, rate, plan.batch_size, lr_test, loop.share)
+        state = loop.result
+        return TrainResult(
+            job.model if state is None else batchnorm.fold(replicas.main.write_back(proto, state)),
+            tuple(loop.history),
+            replicas.settings,
+            rate,
+            plan.batch_size,
+            lr_test,
+            loop.share,
+            () if best is None else tuple(best.evaluations),
+        )
     raise NetadaptError(
         f"training diverged, also at half the learning rate ({lr / 2:g})", hint="give a smaller --lr", code="diverged"
     )
 
 
+def _best_weights(job: _Job, replicas: Replicas) -> BestWeights | None:
+    """What evaluates a training; None without a validation."""
+    validation = job.validation
+    if validation is None:
+        return None
+
+    def score(state: State) -> float:
+        return validation.accuracy(batchnorm.fold(replicas.main.write_back(job.network.proto, state)))
+
+    return BestWeights(validation, score)
+
+
 def _learning_rate(job: _Job, plan: BatchPlan, replicas: Replicas) -> tuple[float, RangeTest | None]:
     """The highest learning rate of the first attempt, and the range test that found it, if any did."""
     lr, store = job.options.lr, job.checkpoint
-    usual = _usual_lr(replicas.main, plan, job.options.recipe)
+    usual = _usual_lr(replicas.main, plan, job.options.recipe) * job.options.lr_share
     if store.content.get("test") is not None:
         test = RangeTest(**store.content["test"])
         return test.chosen, test

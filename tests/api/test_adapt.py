@@ -14,9 +14,9 @@ from models import plain, residual, unprunable
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.search import worker
+from netadapt_onnx.search import final_training, worker
 from netadapt_onnx.search.result import AdaptResult
-from netadapt_onnx.training import choose_settings
+from netadapt_onnx.training import choose_settings, trainer
 from netadapt_onnx.training.settings import Settings
 from sample_data import brightest_channel
 from search_cases import (
@@ -24,6 +24,7 @@ from search_cases import (
     KNOWN_WIDTHS,
     hello_world,
     history,
+    journal,
     looked_up,
     widths_of,
 )
@@ -143,6 +144,66 @@ def test_the_final_training_may_augment_its_pictures(task: tuple[Path, Path], tm
         adapt(*task, "macs=0.8x", run, augment=augment, **few)
         trained[augment] = (run / "iterations" / "001" / "trained.onnx").read_bytes()
     assert trained[False] != trained[True]
+
+
+def test_a_final_training_without_a_length_is_evaluated_and_never_below_the_search(
+    task: tuple[Path, Path], tmp_path: Path
+) -> None:
+    few = {**FAST, "final_epochs": "auto", "max_iterations": 1}
+    result = adapt(*task, "macs=0.8x", tmp_path / "run", **few)
+    (step,) = history(tmp_path / "run")
+    evaluations = journal(tmp_path / "run")["training/evaluations/1"]
+    assert evaluations[0] == [0, step["accepted"]["accuracy"]]
+    assert len(evaluations) > 2
+    best = max(accuracy for _, accuracy in evaluations)
+    helped = best > evaluations[0][1] or evaluations[-1][1] == best
+    assert helped or any("did not help" in note and "before" in note for note in result.notes)
+    assert adapt(*task, "macs=0.8x", tmp_path / "run", resume=True, **few) == result
+
+
+@pytest.mark.parametrize("how", ["only loses", "diverges"])
+def test_a_final_training_that_does_not_help_is_explained(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how == "diverges":
+        monkeypatch.setattr("netadapt_onnx.search.final_recipe.GENTLE", 1e6)
+    else:
+        monkeypatch.setattr(final_training.FinalTraining, "_val_accuracy", lambda *_: -1.0)
+    few = {**FAST, "final_epochs": 2, "max_iterations": 1}
+    result = adapt(*task, "macs=0.8x", tmp_path / "run", **few)
+    (note,) = [note for note in result.notes if "did not help" in note]
+    assert note.startswith("the final training did not help: the model is as the search left it (")
+    assert ("it diverged;" in note) is (how == "diverges")
+    searched, model = (load(path).proto for path in (tmp_path / "run/iterations/001/model.onnx", result.model))
+    values = [[onnx.numpy_helper.to_array(t).tobytes() for t in proto.graph.initializer] for proto in (searched, model)]
+    assert values[0] == values[1]
+    assert adapt(*task, "macs=0.8x", tmp_path / "run", resume=True, **few) == result
+
+
+def test_a_resumed_run_may_leave_the_final_training_out_or_change_its_length(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    few = {**FAST, "max_iterations": 1}
+    train = trainer.train
+
+    def killed(*arguments: Any, **keywords: Any) -> Any:
+        raise KilledError
+
+    for name, epochs in (("none", 0), ("one", 1), ("three", 3)):
+        run = tmp_path / name
+        monkeypatch.setattr(trainer, "train", killed)
+        with pytest.raises(KilledError):
+            adapt(*task, "macs=0.8x", run, **{**few, "final_epochs": 2})
+        monkeypatch.setattr(trainer, "train", train)
+        result = adapt(*task, "macs=0.8x", run, resume=True, **{**few, "final_epochs": epochs})
+        assert (run / "iterations/001/trained.onnx").exists() is bool(epochs)
+        lines = (run / "iterations/001/training.jsonl").read_text().splitlines() if epochs else []
+        assert len(lines) == epochs
+        again = adapt(*task, "macs=0.8x", run, resume=True, **{**few, "final_epochs": 5})
+        assert again == result
 
 
 def test_residual_streams_are_cut_too(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from onnx import numpy_helper
 
 import netadapt_onnx as na
 from models import Builder
-from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.checkpoint import Checkpoint
@@ -109,7 +108,9 @@ na.finetune(model, data, output, epochs=2, batch_size=64, resume=True, progress=
 """
 
 
-def test_finetune_killed_goes_on_from_its_checkpoint(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_finetune_killed_goes_on_from_its_checkpoint(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data = files
     output = tmp_path / "tuned.onnx"
     done = subprocess.run(
@@ -132,12 +133,10 @@ def test_finetune_killed_goes_on_from_its_checkpoint(files: tuple[Path, Path], t
     assert resumed.settings == recorded
     assert not checkpoint.exists()
     assert [json.loads(line)["steps"] for line in resumed.log.read_text().splitlines()] == [5, 10]
-    uninterrupted = train(
-        network(),
-        Dataset(split(320, 1), split(100, 2)),
-        TrainingOptions(epochs=2, batch_size=64, lr=resumed.lr, settings=Settings(**recorded)),
-    )
-    assert weights(onnx.load(output)) == weights(uninterrupted.proto)
+    monkeypatch.setattr("netadapt_onnx.training.choose_settings.choose", lambda *_, **__: Settings(**recorded))
+    uninterrupted = na.finetune(model, data, tmp_path / "whole.onnx", epochs=2, batch_size=64)
+    assert resumed.evaluations == uninterrupted.evaluations
+    assert weights(onnx.load(output)) == weights(onnx.load(uninterrupted.model))
 
 
 def test_a_broken_checkpoint_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_a_broken_checkpoint_is_named(files: tuple[Path, Path], tmp_path: Path) 
 def test_the_range_test_finds_a_rate_that_learns_and_changes_no_weight(
     files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    tuned = na.finetune(*files, tmp_path / "o.onnx", epochs=6, batch_size=32)
+    tuned = na.finetune(*files, tmp_path / "o.onnx", epochs=6, batch_size=32, lr="auto")
     assert tuned.lr_test is not None
     assert tuned.lr == tuned.lr_test["chosen"]
     assert min(tuned.lr_test["rates"]) < 1e-3 * max(tuned.lr_test["rates"])
@@ -249,6 +248,19 @@ def test_finetune_with_augmentation_sees_other_pictures(files: tuple[Path, Path]
     plainly = na.finetune(*files, tmp_path / "a.onnx", epochs=1, lr=0.05)
     moved = na.finetune(*files, tmp_path / "b.onnx", epochs=1, lr=0.05, augment=True)
     assert weights(onnx.load(plainly.model)) != weights(onnx.load(moved.model))
+
+
+def test_finetune_writes_what_validation_samples_like_best_and_says_where_that_is_what_was_there(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    good = na.finetune(*files, tmp_path / "good.onnx", epochs=6, batch_size=32, lr=0.05)
+    assert good.evaluations[0]["step"] == 0 and len(good.evaluations) > 2
+    assert max(one["accuracy"] for one in good.evaluations) == good.accuracy.after > good.evaluations[0]["accuracy"]
+    assert good.notes == ()
+    spoilt = na.finetune(good.model, files[1], tmp_path / "spoilt.onnx", epochs=1, batch_size=32, lr=30.0)
+    assert spoilt.accuracy.after == spoilt.accuracy.before
+    assert spoilt.notes[-1].startswith("the training did not help: the weights are as they were (")
+    assert weights(onnx.load(spoilt.model)) == weights(onnx.load(good.model))
 
 
 def test_a_checkpoint_of_an_option_that_is_gone_is_refused_where_it_was_on(tmp_path: Path) -> None:

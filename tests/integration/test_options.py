@@ -173,10 +173,11 @@ def test_command_line_configuration_python_and_records_mean_the_same(
 ) -> None:
     text, value = OTHER[name]
     declared = ADAPT[name]
-    words = [declared.flag, *([text] if text else [])]
+    flag = declared.flag.split("/")[0]
+    words = [flag, *([text] if text else [])]
     by_flag = parsed_keywords(monkeypatch, "--budget", "macs=0.5x", *words)
     assert by_flag[name] == value
-    (task / "netadapt.toml").write_text(f"[adapt]\n{declared.flag.removeprefix('--')} = {json.dumps(text or True)}\n")
+    (task / "netadapt.toml").write_text(f"[adapt]\n{flag.removeprefix('--')} = {json.dumps(text or True)}\n")
     if name == "resume":  # a file cannot hold it
         assert cli.run(["adapt", "model.onnx", "--data", "data.npz", "-o", "run", "--budget", "macs=0.5x"]) == 2
     else:
@@ -188,7 +189,7 @@ def test_command_line_configuration_python_and_records_mean_the_same(
     is_compared = declared.option.changes_result and not declared.option.may_differ_on_resume
     assert (name in options.identity()) == is_compared
     assert (options.identity() != default.identity()) == is_compared
-    assert (f" {declared.flag}" in command) == (declared.option.changes_result and name != "device")
+    assert (f" {flag}" in command) == (declared.option.changes_result and name != "device")
     if name not in ("max_time", "device") and declared.option.changes_result:
         assert all(word in command for word in words)
 
@@ -213,7 +214,7 @@ def test_the_example_of_a_configuration_is_one() -> None:
     page = (REPOSITORY / "docs" / "search.md").read_text()
     block = page.partition("```toml\n")[2].partition("```")[0]
     names = tomllib.loads(block)["adapt"]
-    assert names.keys() <= {declared.flag.removeprefix("--") for declared in ADAPT.values()}
+    assert names.keys() <= {declared.flag.split("/")[0].removeprefix("--") for declared in ADAPT.values()}
 
 
 def test_a_number_of_a_configuration_out_of_its_bounds_is_refused_with_its_file_and_key(

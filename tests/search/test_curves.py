@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from netadapt_onnx.search.channel_choices import ChannelChoices
-from netadapt_onnx.search.curves import PROBE_ERROR, Probe, is_due, losses_of, probe_counts, propose
+from netadapt_onnx.search.curves import (
+    DRAWS,
+    POWERS,
+    PROBE_ERROR,
+    ROUNDS,
+    Probe,
+    compete,
+    is_due,
+    losses_of,
+    probe_counts,
+)
 from netadapt_onnx.search.methods import Methods
 from netadapt_onnx.search.netadapt import amounts_after, met
+from netadapt_onnx.search.proposals import Proposal
 from search_problems import problem, search
 
 FULL = {"a": 16, "b": 32}
@@ -59,14 +70,25 @@ def test_each_target_gets_widths_of_its_own_from_the_original_on() -> None:
     assert met(amounts_after(tighter, more), tighter.limits)
 
 
-def test_all_powers_are_evaluated_and_the_best_becomes_the_model() -> None:
+def test_powers_and_draws_are_evaluated_once_for_each_widths_and_the_best_becomes_the_model() -> None:
     losses = losses_of(CHOICES, CURVES, [Probe("a", 12, 0.02), Probe("b", 16, 0.02)])
     one = replace(problem(FULL, cost, {"macs": 40.0}, lambda w: 0.5, step=4), choices=CHOICES)
-    iteration = propose(one, [], losses)
-    assert iteration is not None
-    assert len({tuple(p.widths.values()) for p in iteration.proposals}) == len(iteration.proposals)
-    assert all(met(p.resources, one.limits) for p in iteration.proposals)
-    assert iteration.proposals[0].method == "curves"
+    asked: list[int] = []
+
+    def evaluate(proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
+        asked.extend(numbers)
+        return [None if proposals[n].widths["a"] == 16 else proposals[n].widths["b"] / 32 for n in numbers]
+
+    result = compete(one, [], losses, evaluate)
+    assert asked == list(range(len(result.proposals)))
+    assert 1 <= len(asked) <= len(POWERS) + ROUNDS * DRAWS
+    assert len({tuple(p.widths.values()) for p in result.proposals}) == len(result.proposals)
+    assert all(met(p.resources, one.limits) for p in result.proposals)
+    best = result.best()
+    finite = [a for a in result.accuracies if a is not None]
+    assert best == (None if not finite else result.accuracies.index(max(finite)))
+    again = compete(one, [], losses, evaluate)
+    assert again == result
 
 
 def test_what_lost_a_round_does_not_come_back_in_another() -> None:
@@ -79,12 +101,10 @@ def test_what_lost_a_round_does_not_come_back_in_another() -> None:
     one = problem(full, lambda w: {"macs": float(sum(w.values()))}, {"macs": 26.0}, lambda w: w["narrow1"] / 10)
     choices = [ChannelChoices(name, n, (n // 2,), (n, n // 2)) for name, n in full.items()]
     one = replace(one, choices=choices)
-    first = propose(one, [], losses)
-    assert first is not None
-    assert [proposal.method for proposal in first.proposals] == ["curves", "curves^2"]
-    steps = list(search(one, methods=Methods(curves=lambda: losses)))
-    assert amounts_after(one, steps)["macs"] < one.converged_amount("macs")
-    assert [dict(step.widths) for step in steps] == [{**full, "wide": 8}]
+    (step,) = search(one, methods=Methods(curves=lambda: losses))
+    assert amounts_after(one, [step])["macs"] < one.converged_amount("macs")
+    assert {"curves", "curves^2"} <= {entry.group for entry in step.tried}
+    assert dict(step.widths) == {**full, "wide": 8}
 
 
 def test_a_measurement_above_the_prediction_gives_another_round() -> None:
@@ -95,4 +115,4 @@ def test_a_measurement_above_the_prediction_gives_another_round() -> None:
     steps = list(search(one, methods=Methods(curves=lambda: losses)))
     assert len(steps) == 2
     assert cost(steps[-1].widths)["macs"] * 1.3 <= 48
-    assert not is_due(one, steps) or propose(one, steps, losses) is None
+    assert not is_due(one, steps) or not compete(one, steps, losses, lambda *_: []).proposals

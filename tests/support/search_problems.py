@@ -22,6 +22,7 @@ class SimulatedProblem(Problem):
     rank: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
     refine: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
     solve_jointly: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
+    solve_curves: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
     train_jointly: Callable[[int, Sequence[Proposal], Sequence[int], int], Sequence[float | None]] = lambda *_: ()
     accept: Callable[[int, Proposal], Accepted] = lambda *_: Accepted(0.0, None, {})
 
