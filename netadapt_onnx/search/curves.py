@@ -160,9 +160,9 @@ class _Program:
 
     def __init__(self, problem: Problem, steps: Sequence[Step]) -> None:
         self._problem = problem
-        self._whole = widths_after(problem, ())
+        self._unpruned = widths_after(problem, ())
         self._predict = corrected(problem, (steps[-1].accepted if steps else problem.start).correction)
-        self._seen = [dict(self._whole), *(dict(step.widths) for step in steps[problem.since :])]
+        self._seen = [dict(self._unpruned), *(dict(step.widths) for step in steps[problem.since :])]
         self.losses_of: dict[str, Losses] = {}
 
     def extended(
@@ -172,7 +172,7 @@ class _Program:
         proposals = list(before.proposals)
         for losses, method in zip(versions, methods, strict=True):
             widths = solve(
-                self._problem.choices, self._whole, losses, self._predict, self._problem.limits, MOST_OPTIONS
+                self._problem.choices, self._unpruned, losses, self._predict, self._problem.limits, MOST_OPTIONS
             )
             if widths not in self._seen:
                 self._seen.append(widths)

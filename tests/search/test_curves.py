@@ -73,15 +73,15 @@ def test_each_target_gets_widths_of_its_own_from_the_original_on() -> None:
 def test_powers_and_draws_are_evaluated_once_for_each_widths_and_the_best_becomes_the_model() -> None:
     losses = losses_of(CHOICES, CURVES, [Probe("a", 12, 0.02), Probe("b", 16, 0.02)])
     one = replace(problem(FULL, cost, {"macs": 40.0}, lambda w: 0.5, step=4), choices=CHOICES)
-    asked: list[int] = []
+    evaluated: list[int] = []
 
     def evaluate(proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
-        asked.extend(numbers)
+        evaluated.extend(numbers)
         return [None if proposals[n].widths["a"] == 16 else proposals[n].widths["b"] / 32 for n in numbers]
 
     result = compete(one, [], losses, evaluate)
-    assert asked == list(range(len(result.proposals)))
-    assert 1 <= len(asked) <= len(POWERS) + ROUNDS * DRAWS
+    assert evaluated == list(range(len(result.proposals)))
+    assert 1 <= len(evaluated) <= len(POWERS) + ROUNDS * DRAWS
     assert len({tuple(p.widths.values()) for p in result.proposals}) == len(result.proposals)
     assert all(met(p.resources, one.limits) for p in result.proposals)
     best = result.best()

@@ -12,10 +12,9 @@ import onnx
 import pytest
 
 from branch_cases import quiet_branch
-from models import plain, residual
+from models import residual
 from netadapt_onnx import cli
 from netadapt_onnx.api.adapt import adapt, dry_run
-from netadapt_onnx.common.options import declared_options
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.joint_iteration import TOGETHER
 from netadapt_onnx.search.options import AdaptOptions
@@ -106,15 +105,14 @@ def test_the_curves_give_a_model_for_each_of_several_targets(task: tuple[Path, P
 @pytest.mark.seconds
 @pytest.mark.parametrize("preset", ["fast", "balanced"])
 def test_a_branch_that_adds_next_to_nothing_goes_unless_blocks_are_kept(tmp_path: Path, preset: str) -> None:
-    onnx.save(quiet_branch(), tmp_path / "model.onnx")
-    brightest_channel(tmp_path / "data.npz", labelled=False, test=0)
-    task = tmp_path / "model.onnx", tmp_path / "data.npz"
-    by_default = adapt(*task, "macs=0.6x", tmp_path / "run", **quick(preset))
-    kept = adapt(*task, "macs=0.6x", tmp_path / "kept", keep_blocks=True, **quick(preset))
+    task = tmp_path / "model.onnx", brightest_channel(tmp_path / "data.npz", labelled=False, test=0)
+    onnx.save(quiet_branch(np.load(task[1])["x_train"]), task[0])
+    by_default = adapt(*task, "macs=0.4x", tmp_path / "run", **quick(preset))
+    kept = adapt(*task, "macs=0.4x", tmp_path / "kept", keep_blocks=True, **quick(preset))
     assert by_default.removed == ("add1",)
     assert kept.removed == ()
     assert by_default.met and kept.met
-    assert by_default.accuracy.after > kept.accuracy.after
+    assert by_default.accuracy.after >= kept.accuracy.after
     assert not any(name.startswith("add") for step in history(tmp_path / "kept") for name in step["widths"])
 
 
@@ -176,7 +174,7 @@ def test_an_option_of_a_preset_may_be_given_otherwise(
 def test_a_runs_identity_and_command_repeat_the_preset_and_what_differs_from_it(
     task: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"preset": "fast", "step": 2, "final_epochs": 0, "keep_blocks": True, "select": "ratio"}
+    options = {"preset": "fast", "step": ("2",), "final_epochs": 0, "keep_blocks": True, "select": "ratio"}
     result = adapt(*task, "macs=0.9x", tmp_path / "run", **options)
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     command = shlex.split(written["about"]["command"])
@@ -189,7 +187,7 @@ def test_a_runs_identity_and_command_repeat_the_preset_and_what_differs_from_it(
     assert cli.run([*command[1:], "-o", str(tmp_path / "run"), "--resume", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == str(result.model)
     (tmp_path / "netadapt.toml").write_text(
-        '[adapt]\nbudget = ["macs=0.9x"]\npreset = "fast"\nstep = [2]\nkeep-blocks = true\nfinal-epochs = 0\n'
+        '[adapt]\nbudget = ["macs=0.9x"]\npreset = "fast"\nstep = ["2"]\nkeep-blocks = true\nfinal-epochs = 0\n'
     )
     configured = ["adapt", *command[2:5], "--config", str(tmp_path / "netadapt.toml")]
     assert cli.run([*configured, "-o", str(tmp_path / "run"), "--resume", "--json"]) == 0

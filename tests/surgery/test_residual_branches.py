@@ -27,7 +27,6 @@ from netadapt_onnx.search.worker import WorkerContext
 from netadapt_onnx.surgery import residual_branches
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
 from netadapt_onnx.surgery.residual_branches import find_branches, removal_error, traced_without, without
-from netadapt_onnx.surgery.trace import trace
 from tracing import trace_model
 
 
