@@ -12,6 +12,7 @@ from netadapt_onnx.profilers.estimate import Verdict
 from netadapt_onnx.search.budget_check.check import BudgetCheck
 from netadapt_onnx.search.budget_check.measurements import Stage
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met
+from netadapt_onnx.search.portfolio import PORTFOLIO
 from netadapt_onnx.search.predictor import Predictor
 
 # A measured miss costs one more step (and after the final training, another one); after so many of each something else
@@ -77,7 +78,8 @@ class BudgetConvergence:
 
         It is not always the last one: what was given back may have been measured too slow, and have cost more when it
         was cut again. Of models that are about as accurate it is the one that uses most of the budget: training makes
-        more of it.
+        more of it. What the portfolio has beaten does not come back, as long as its winner is within the budget: there
+        a training has decided, before which the winner may have been the worse one.
         """
         checks = self._checks_of(target)
         within = [
@@ -87,6 +89,8 @@ class BudgetConvergence:
             and all(check.is_decided("searched", step.iteration) for check in checks)
             and self.verdict(target, "final", step.iteration) == "met"
         ]
+        beaten = max((step.iteration for step in steps[problem.since :] if step.group == PORTFOLIO), default=0)
+        within = [step for step in within if step.iteration >= beaten] or within
         if not within:
             return None
 

@@ -175,8 +175,8 @@ class Candidates:
         if self._losses is None:
             choices = self._context.prepared.choices
             counts = probe_counts(choices, self.errors())
-            whole = self._context.prepared.widths
-            proposals = [Proposal(name, n, {**whole, name: n}, {}) for name, n in counts.items()]
+            widths = self._context.prepared.widths
+            proposals = [Proposal(name, n, {**widths, name: n}, {}) for name, n in counts.items()]
             plan = EvaluationPlan("probes", fidelity=True)
             explained = self._evaluate(PROBES, proposals, range(len(proposals)), plan)
             probes = [
@@ -271,14 +271,14 @@ class Candidates:
 
     def _evaluation_request(self, iteration: int, proposal: Proposal, plan: EvaluationPlan) -> dict[str, Any]:
         cut = self._selector.cut(self._current if iteration else self._original, proposal.widths)
-        whole = plan.in_order or not iteration  # what is cut from the original
+        anew = plan.in_order or not iteration  # from the original
         request = EvaluationRequest(
             iteration=iteration,
             group=proposal.label,
             channels=proposal.channels,
-            base="original" if whole else self._base_name(cut),
-            removed=sorted(cut.base.removed) if whole else _removed_before(cut),
-            keep=_lists(cut.kept if whole else cut.keep),
+            base="original" if anew else self._base_name(cut),
+            removed=sorted(cut.base.removed) if anew else _removed_before(cut),
+            keep=_lists(cut.kept if anew else cut.keep),
             reconstruct=self._reconstructs,
             training=plan.training,
             in_order=plan.in_order,

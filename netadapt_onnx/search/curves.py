@@ -92,11 +92,17 @@ def losses_of(choices: Sequence[ChannelChoices], errors: Losses, probes: Sequenc
 
 
 def is_due(problem: Problem, steps: Sequence[Step]) -> bool:
-    """Whether the widths of a target are to be chosen: first, and again where a measurement says otherwise."""
+    """Whether the widths of a target are to be chosen: first, and again where a measurement says otherwise.
+
+    Where nothing new was measured, another round would have nothing to offer but what lost the one before.
+    """
     current, rounds = amounts_after(problem, steps), sum(step.group == TOGETHER for step in steps[problem.since :])
     driver = furthest(problem.limits, current)
     converged = met(current, problem.limits) and current[driver] >= problem.converged_amount(driver)
-    return not converged and rounds < MOST_ROUNDS and len(steps) < problem.max_iterations
+    if converged or rounds >= MOST_ROUNDS or len(steps) >= problem.max_iterations:
+        return False
+    before = (problem.start, *(step.accepted for step in steps))[-2:]
+    return not rounds or before[0].correction != before[-1].correction
 
 
 @dataclass(frozen=True)
@@ -154,9 +160,9 @@ class _Program:
 
     def __init__(self, problem: Problem, steps: Sequence[Step]) -> None:
         self._problem = problem
-        self._whole = widths_after(problem, ())
+        self._unpruned = widths_after(problem, ())
         self._predict = corrected(problem, (steps[-1].accepted if steps else problem.start).correction)
-        self._seen = [dict(self._whole), *(dict(step.widths) for step in steps[problem.since :])]
+        self._seen = [dict(self._unpruned), *(dict(step.widths) for step in steps[problem.since :])]
         self.losses_of: dict[str, Losses] = {}
 
     def extended(
@@ -166,7 +172,7 @@ class _Program:
         proposals = list(before.proposals)
         for losses, method in zip(versions, methods, strict=True):
             widths = solve(
-                self._problem.choices, self._whole, losses, self._predict, self._problem.limits, MOST_OPTIONS
+                self._problem.choices, self._unpruned, losses, self._predict, self._problem.limits, MOST_OPTIONS
             )
             if widths not in self._seen:
                 self._seen.append(widths)

@@ -12,8 +12,9 @@ import onnx
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, batch_size, explained, outputs
-from netadapt_onnx.search.options import AdaptOptions, Evaluate
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
+from netadapt_onnx.search.run_options import Evaluate
 from netadapt_onnx.training.activation_cache import ActivationCache
 from netadapt_onnx.training.settings import cores
 

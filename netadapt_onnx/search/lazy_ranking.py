@@ -92,5 +92,5 @@ def _error(errors: Losses, group: str, channels: int, fewer: int) -> float:
     curve = errors.get(group)
     if curve is None:
         return float(channels - fewer)
-    whole = len(curve) - 1
-    return float(curve[whole - fewer] - curve[whole - channels])
+    last = len(curve) - 1
+    return float(curve[last - fewer] - curve[last - channels])

@@ -1,13 +1,13 @@
 """The options of an adaptation, each declared once, and which of them decide the result.
 
-Five groups: what to search, how to train, how a run goes and ends, where to measure and deploy, how to evaluate.
+Five groups: what to search and how to train (here), how a run goes and ends, where to measure and deploy, how to
+evaluate (`run_options.py`).
 `adapt`'s command line, its keywords in Python, `run.json` and the command that models repeat are derived from them.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,28 +16,21 @@ from netadapt_onnx.common.amounts import EXAMPLES, parse_amount, parse_seconds
 from netadapt_onnx.common.budget import Target, parse_targets
 from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.common.options import (
-    SharedOptions,
     check_choice,
     check_options,
     declared_options,
     option,
     plain,
-    same_option,
 )
 from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.presets import DEFAULT_PRESET, NAMES, PRESETS, Preset
+from netadapt_onnx.search.run_options import DeviceOptions, EvaluationOptions, RunOptions
 
 if TYPE_CHECKING:
-    import onnx
-
-    from netadapt_onnx.common.progress import Progress
     from netadapt_onnx.data.dataset import Dataset
-    from netadapt_onnx.search.executors.opening import Gpus
-    from netadapt_onnx.search.executors.protocol import Executor
-    from netadapt_onnx.search.target_devices import Devices, Tables
     from netadapt_onnx.surgery.criteria.scores import Criterion
 
 Strategy = Literal["netadapt", "knapsack", "curves"]
@@ -45,7 +38,6 @@ Proposals = Literal["lazy", "all"]
 Portfolio = Literal["trained", "solved", "off"]
 Rank = Literal["reconstruct", "finetune"]
 ReductionOf = Literal["initial", "current"]
-Evaluate = Callable[["onnx.ModelProto"], float]
 
 # Criteria whose values are losses, so that those of different groups compare. Magnitudes do not, nor do shares of a
 # group's mean: with those a knapsack cut the stem of a ResNet-20 to 5 channels and left 11% accuracy instead of 72%.
@@ -185,88 +177,6 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How a run goes: when it stops, what it keeps, its seed, and who does its work."""
-
-    # Exact steps of the default ratio and decay reach 0.39x in as many.
-    max_iterations: int = option(100, "Stop after this many in total.", at_least=1, may_differ_on_resume=True)
-    max_time: str | float | None = option(
-        None,
-        "Stop after this long in total, with the best model so far.",
-        metavar="30m",
-        may_differ_on_resume=True,
-    )
-    min_accuracy: float | None = option(
-        None, "Never take a step that leaves less than this, a fraction.", above=0, at_most=1
-    )
-    save_interval: int = option(
-        1,
-        "Keep the model of every Nth iteration only; plans are always kept.",
-        at_least=1,
-        may_differ_on_resume=True,
-    )
-    seed: int = same_option(SharedOptions, "seed")
-    executor: str | Executor = option(
-        "local",
-        "Who tries the proposals: this process, N worker processes, or Ray (without an address on this machine).",
-        metavar="local[:N]|ray[:ADDRESS]",
-        changes_result=False,
-    )
-    gpus: Gpus = option(None, "GPUs of this machine, one worker each.", metavar="0,2", changes_result=False)
-    job_timeout: str | float = option("6h", "Give a proposal up after this long.", metavar="6h", changes_result=False)
-    resume: bool = option(False, "Continue the run in RUN; start it if there is none.", changes_result=False)
-    progress: Progress | None = same_option(SharedOptions, "progress")
-    log: Callable[[str], None] | None = same_option(SharedOptions, "log")
-
-
-@dataclass(frozen=True)
-class DeviceOptions:
-    """Where the result will run: the devices that measure, how they run models, and the tables that predict."""
-
-    table: Tables = option(
-        None,
-        "Latency table from `profile`; built if need be. NAME is a device's.",
-        metavar="[NAME=]FILE",
-        is_repeated=True,
-        changes_result=False,  # its hash is compared, wherever it lies
-    )
-    force: bool = same_option(SharedOptions, "force")
-    device: Devices = option(
-        "local",
-        "Where to measure: local, ssh://[user@]host[:port], adb://SERIAL, or bundle (by hand: nothing is measured). "
-        "Several by name, for --budget latency@NAME=12ms.",
-        metavar="[NAME=]DEVICE",
-        is_repeated=True,
-        default_text="local",
-    )
-    resource_command: str | Callable[[onnx.ModelProto], float] | None = option(
-        None,
-        "A program that is given a model and prints a number: the resource of --budget custom=0.7x.",
-        metavar="CMD",
-        changes_result=False,  # compared as a text beside the model and the data
-    )
-    ep: str = same_option(SharedOptions, "ep")
-    ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
-    ep_library: str | None = same_option(SharedOptions, "ep_library")
-    threads: int = same_option(SharedOptions, "threads")
-    deploy: Literal["float", "int8"] = same_option(SharedOptions, "deploy")
-    python: str = same_option(SharedOptions, "python")
-    perf_test: str | os.PathLike[str] | None = same_option(SharedOptions, "perf_test")
-    keep: bool = same_option(SharedOptions, "keep")
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """How models are evaluated: by the data or by the caller's own function, and at which shapes."""
-
-    evaluate: Evaluate | None = option(
-        None, "A function of a model, higher is better, that judges in the place of the data.", on_command_line=False
-    )
-    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
-    batch_size: int = same_option(SharedOptions, "batch_size")
-
-
-@dataclass(frozen=True)
 class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions, SearchOptions):
     """All options of an adaptation, in the order in which `run.json` and recorded commands have them.
 
@@ -334,7 +244,7 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     def _usual(self) -> Mapping[str, Any]:
         """The values of options that depend on others: on the preset, and on whether latency is limited."""
         preset = dict(PRESETS[self.preset])
-        chosen = preset | {n: value for n in ("rank", "strategy") if (value := getattr(self, n)) is not None}
+        chosen = preset | {n: getattr(self, n) for n in ("rank", "strategy") if getattr(self, n) is not None}
         if chosen["rank"] == "finetune" or chosen["strategy"] != "netadapt" or self.short_term == 0:
             preset["finalists"] = 0  # all proposals are trained, there are none, or none is trained
         if self.allow_block_removal:

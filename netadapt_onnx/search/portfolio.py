@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeGuard
 
 from netadapt_onnx.search.joint_iteration import JointIteration, joint_iteration
 from netadapt_onnx.search.methods import PortfolioPlan
@@ -74,7 +73,8 @@ def compete(
 ) -> tuple[int, list[EvaluatedProposal]]:
     """Successive halving: all candidates are solved and trained, the better half for twice as long, until one is left.
 
-    What counts is the best that a candidate has reached: a training that harms its model is not kept at the end either.
+    A candidate is as good as the better of its solved and its trained model: no training at the end makes it worse, and
+    among models that a training has only harmed it would be the harm that decides.
 
     Args:
         iteration: The candidates.
@@ -87,7 +87,7 @@ def compete(
     """
     numbers = list(range(len(iteration.proposals)))
     solved = list(solve(numbers))
-    best = {number: accuracy for number, accuracy in zip(numbers, solved, strict=True) if _is_finite(accuracy)}
+    scores = _finite(dict(zip(numbers, solved, strict=True)))
     finetuned: dict[int, float | None] = {}
     contenders = _best_first(best)
     uniform = [number for number in contenders[MOST_TRAINED:] if iteration.proposals[number].method == UNIFORM]
@@ -95,8 +95,8 @@ def compete(
     while train is not None and train_steps and len(contenders) > 1:
         accuracies = dict(zip(contenders, train(contenders, train_steps), strict=True))
         finetuned |= accuracies
-        best |= {number: max(best[number], a) for number, a in accuracies.items() if _is_finite(a)}
-        ranked = _best_first({number: best[number] for number in contenders})
+        trained = {number: max(accuracy, scores[number]) for number, accuracy in _finite(accuracies).items()}
+        ranked = _best_first(trained) or contenders
         contenders = ranked[: math.ceil(len(contenders) / 2)]
         train_steps *= 2
     evaluated = [iteration.evaluated(number, solved[number], finetuned.get(number)) for number in numbers]
@@ -113,5 +113,6 @@ def _best_first(scores: Mapping[int, float]) -> list[int]:
     return sorted(scores, key=lambda number: (-scores[number], number))
 
 
-def _is_finite(accuracy: float | None) -> TypeGuard[float]:
-    return accuracy is not None and math.isfinite(accuracy)
+def _finite(accuracies: Mapping[int, float | None]) -> dict[int, float]:
+    """Without the candidates that failed."""
+    return {n: accuracy for n, accuracy in accuracies.items() if accuracy is not None and math.isfinite(accuracy)}

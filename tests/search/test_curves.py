@@ -73,15 +73,15 @@ def test_each_target_gets_widths_of_its_own_from_the_original_on() -> None:
 def test_powers_and_draws_are_evaluated_once_for_each_widths_and_the_best_becomes_the_model() -> None:
     losses = losses_of(CHOICES, CURVES, [Probe("a", 12, 0.02), Probe("b", 16, 0.02)])
     one = replace(problem(FULL, cost, {"macs": 40.0}, lambda w: 0.5, step=4), choices=CHOICES)
-    asked: list[int] = []
+    evaluated: list[int] = []
 
     def evaluate(proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
-        asked.extend(numbers)
+        evaluated.extend(numbers)
         return [None if proposals[n].widths["a"] == 16 else proposals[n].widths["b"] / 32 for n in numbers]
 
     result = compete(one, [], losses, evaluate)
-    assert asked == list(range(len(result.proposals)))
-    assert 1 <= len(asked) <= len(POWERS) + ROUNDS * DRAWS
+    assert evaluated == list(range(len(result.proposals)))
+    assert 1 <= len(evaluated) <= len(POWERS) + ROUNDS * DRAWS
     assert len({tuple(p.widths.values()) for p in result.proposals}) == len(result.proposals)
     assert all(met(p.resources, one.limits) for p in result.proposals)
     best = result.best()
@@ -89,6 +89,22 @@ def test_powers_and_draws_are_evaluated_once_for_each_widths_and_the_best_become
     assert best == (None if not finite else result.accuracies.index(max(finite)))
     again = compete(one, [], losses, evaluate)
     assert again == result
+
+
+def test_what_lost_a_round_does_not_come_back_in_another() -> None:
+    """No count comes near the budget, and nothing is measured: another round would have nothing but the losers.
+
+    Either one wide group goes down, which the losses prefer, or two narrow ones, which their squares prefer.
+    """
+    full = {"wide": 16, "narrow1": 8, "narrow2": 8}
+    losses = {"wide": np.linspace(0, 0.06, 17), "narrow1": np.linspace(0, 0.04, 9), "narrow2": np.linspace(0, 0.04, 9)}
+    one = problem(full, lambda w: {"macs": float(sum(w.values()))}, {"macs": 26.0}, lambda w: w["narrow1"] / 10)
+    choices = [ChannelChoices(name, n, (n // 2,), (n, n // 2)) for name, n in full.items()]
+    one = replace(one, choices=choices)
+    (step,) = search(one, methods=Methods(curves=lambda: losses))
+    assert amounts_after(one, [step])["macs"] < one.converged_amount("macs")
+    assert {"curves", "curves^2"} <= {entry.group for entry in step.tried}
+    assert dict(step.widths) == {**full, "wide": 8}
 
 
 def test_a_measurement_above_the_prediction_gives_another_round() -> None:

@@ -66,6 +66,14 @@ def test_without_training_the_solved_models_decide_and_ties_go_to_the_search() -
     assert compete(joint, lambda _: [0.5, 0.5, 0.5])[0] == 0
 
 
+def test_a_training_that_harms_all_candidates_decides_nothing() -> None:
+    joint = iteration(["netadapt", "curves", "uniform"])
+    after = {0: 0.2, 1: 0.3, 2: 0.4}
+    winner, evaluated = compete(joint, lambda _: [0.9, 0.8, 0.5], lambda numbers, _: [after[n] for n in numbers], 10)
+    assert winner == 0
+    assert [entry.finetuned for entry in evaluated] == [0.2, 0.3, 0.4]
+
+
 def test_a_candidate_that_fails_does_not_win() -> None:
     joint = iteration(["netadapt", "curves", "uniform"])
     assert compete(joint, lambda _: [None, float("nan"), 0.1])[0] == 2
