@@ -89,7 +89,7 @@ def compete(
     solved = list(solve(numbers))
     scores = _finite(dict(zip(numbers, solved, strict=True)))
     finetuned: dict[int, float | None] = {}
-    contenders = _best_first(best)
+    contenders = _best_first(scores)
     uniform = [number for number in contenders[MOST_TRAINED:] if iteration.proposals[number].method == UNIFORM]
     contenders = [*contenders[: MOST_TRAINED - len(uniform)], *uniform]
     while train is not None and train_steps and len(contenders) > 1:
