@@ -68,12 +68,24 @@ class KernelPredictor:
         return self._error_factor * self._likely_error(slope * total + offset, slope * np.sqrt(square))
 
     def predict_units(self, shapes: Shapes) -> dict[str, float]:
-        """Predicted microseconds of every unit by its main layer's name."""
+        """Predicted microseconds of every unit by its main layer's name.
+
+        A search asks for thousands of models that differ in a unit or two: what was predicted once is remembered. Each
+        width is predicted by itself, so that what was asked for before has no part in the last digits.
+        """
         times: dict[str, float] = {}
-        for kernel_class in self._kernel_classes:
-            us = kernel_class.fit(kernel_class.all_widths(shapes))
-            times.update(zip((unit.name for unit in kernel_class.units), us.tolist(), strict=True))
+        for kernel_class, us_by_widths in zip(self._kernel_classes, self._us_by_widths, strict=True):
+            all_widths = kernel_class.all_widths(shapes)
+            for unit, widths in zip(kernel_class.units, map(tuple, all_widths.tolist()), strict=True):
+                if widths not in us_by_widths:
+                    us_by_widths[widths] = float(kernel_class.fit(np.array([widths], all_widths.dtype))[0])
+                times[unit.name] = us_by_widths[widths]
         return times
+
+    @cached_property
+    def _us_by_widths(self) -> tuple[dict[tuple[int, ...], float], ...]:
+        """By class of kernels, the predicted microseconds of widths that were asked for."""
+        return tuple({} for _ in self._kernel_classes)
 
     @cached_property
     def _cell_us(self) -> list[float]:
