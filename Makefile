@@ -90,7 +90,7 @@ fuzz: $(VENV)/.installed-all ## 2,000 broken models and documents through the co
 kill-tables: $(VENV)/.installed-all ## a table's build killed at 10 random moments, then completed
 	NETADAPT_KILLS=10 $(BIN)/python -m pytest -q tests/integration/test_profile_kill.py
 
-kill-campaign: $(VENV)/.installed-all ## searches killed at 20 random moments for every preset and the knapsack, then completed (half an hour)
+kill-campaign: $(VENV)/.installed-all ## searches killed at 20 random moments, by every preset and the knapsack, then completed (half an hour)
 	NETADAPT_KILLS=20 $(BIN)/python -m pytest -q -s tests/integration/test_adapt_kill.py -k random_moments
 
 test-aarch64: $(VENV)/.installed-all ## the agent under emulation with the real aarch64 wheels (Debian, network, minutes)

@@ -1,34 +1,33 @@
-"""Is the search worth it? Accuracy at equal measured latency: searches, uniform widths, and Torch-Pruning.
+"""Is the search worth it? Accuracy at equal measured latency: presets, uniform widths, and Torch-Pruning.
 
-CIFAR-10 (JPEG), ResNet-20. Every way ends in a model within the budget as measured beside the original, and every such
-model gets the same final training by the original model; what is compared is its accuracy on the test half.
+Every method ends in a model within the budget as measured beside the original. What is compared is its accuracy on the
+test pictures (without labels: its agreement with the original) after one of two final trainings: the same for all, by
+the original, as many steps, or the one that the preset itself does.
 
-    netadapt/reconstruct, knapsack    this project's searches (also netadapt/finetune, netadapt/taylor)
-    netadapt/blocks, knapsack/blocks  the same with --allow-block-removal
-    uniform           every group keeps the same share of its filters (in steps of 4, 8 or 16), those of largest L2
-                      norm, made up for by least squares as the searches' results are; the largest within the budget
-    torch-pruning     Torch-Pruning's L2 pruner at one ratio for all blocks' inner filters, widths in multiples of 16,
-                      the largest that meets the budget (torch-pruning/8: of 8)
+    balanced, fast, thorough, paper   this project's presets
+    uniform            every group keeps the same share of its filters (in multiples of 8 or 16), those of largest L2
+                       norm, made up for by least squares in order; the largest within the budget
+    torch-pruning/8, torch-pruning/16 Torch-Pruning's L2 pruner at one ratio for all layers, widths in such multiples,
+                       the largest within the budget
 
-A cell is a method, a budget and a seed; it is a line of WORK/results.jsonl and is not run again unless it failed: stop
-it at any time, run it again, it goes on. Hours on two cores; `--seeds 1 --epochs 1` and the like for less.
+A cell is a network, a method, a budget, a seed and a training; it is a line of WORK/results.jsonl and is not run again
+unless it failed: stop it at any time, run it again, it goes on. Days on one core; `--networks`, `--methods`,
+`--budgets` and `--seeds` choose.
 
     python ../shared/data/prepare.py cifar10 cifar.npz
     python benchmarks/search_quality.py --install-peers
-    python benchmarks/search_quality.py --data cifar.npz --model ../shared/models/resnet20_cifar10.onnx
-    python benchmarks/search_quality.py --table
+    python benchmarks/search_quality.py --train-networks --cifar cifar.npz
+    python benchmarks/search_quality.py --cifar cifar.npz --pictures pictures.npz --models ../shared/models
+    python benchmarks/search_quality.py --table --record
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,279 +35,299 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
+from cells import FAILURE, Row, Stopwatch, apart, complete, read  # noqa: E402
 from result_files import add_record_option, record  # noqa: E402
-from search_rivals import largest_within_budget, solved, timed, torch_pruned, uniform  # noqa: E402
+from result_tables import search_quality  # noqa: E402
+from search_networks import NETWORKS, Places  # noqa: E402
 
 PEER = "torch-pruning==1.6.1"
-SEARCHES: dict[str, dict[str, Any]] = {
-    "netadapt/reconstruct": {},
-    "knapsack": {"strategy": "knapsack"},
-    "netadapt/blocks": {"allow_block_removal": True},
-    "knapsack/blocks": {"strategy": "knapsack", "allow_block_removal": True},
-    "netadapt/finetune": {"rank": "finetune"},
-    "netadapt/taylor": {"criterion": "taylor"},
-}
-ROUND_TO = {"torch-pruning": 16, "torch-pruning/8": 8}
-METHODS = (*SEARCHES, "uniform", *ROUND_TO)
-USUAL = ("netadapt/reconstruct", "knapsack", "uniform", "torch-pruning")
-TABLE, SETTINGS = "table.jsonl", "settings.json"
+PRESETS = ("balanced", "fast", "thorough", "paper")
+ROUND_TO = {"torch-pruning/8": 8, "torch-pruning/16": 16}
+METHODS = (*PRESETS, "uniform", *ROUND_TO)
+TRAININGS = ("same", "own")
+DEFAULT_NETWORKS = ("convnet", "resnet20", "mobilenet", "efficientnet-lite0")
+BUDGETS, SMALLEST_BUDGET = ("latency=0.75x", "latency=0.5x"), "latency=0.35x"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One cell. `budget`: a share of a resource, such as latency=0.5x."""
+    """One cell.
 
+    Attributes:
+        network: Of `NETWORKS`.
+        method: Of `METHODS`.
+        budget: A share of a resource, such as latency=0.5x.
+        seed: Of the search, the solving and the training.
+        training: same: as many `steps` for every method; own: what the preset does at its end.
+        steps: Of the same training; 0 with their own.
+    """
+
+    network: str
     method: str
     budget: str
     seed: int
-    epochs: int
-    augment: bool = False
+    training: str
+    steps: int
 
 
 def main() -> None:
     """Run what is asked for and has no result yet."""
     arguments = _arguments()
     arguments.work.mkdir(parents=True, exist_ok=True)
+    places = Places(arguments.models, arguments.work, arguments.cifar, arguments.pictures)
+    if arguments.case:
+        print("\n" + json.dumps(_cell(Case(**json.loads(arguments.case)), places)))
+        return
     if arguments.install_peers:
         install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(arguments.work / "peers"), PEER]
         subprocess.run(install, check=True)
-    if arguments.case:
-        print("\n" + json.dumps(_cell(Case(**json.loads(arguments.case)), arguments)))
-        return
-    results = arguments.work / "results.jsonl"
-    if arguments.data is not None:
-        cases = [
-            Case(method, budget, seed, arguments.epochs, arguments.augment)
-            for seed in range(arguments.seeds)
-            for budget in arguments.budgets.split(",")
-            for method in arguments.methods.split(",")
-        ]
-        for case in cases:
-            if any(outcome["case"] == asdict(case) and "failure" not in outcome for outcome in _read(results)):
-                continue
-            outcome = _apart(case, arguments)
-            with results.open("a") as lines:
-                lines.write(json.dumps({"case": asdict(case), **outcome}) + "\n")
-            print(case, outcome, flush=True)
+    if arguments.train_networks:
+        _train_networks(places, arguments.train_epochs)
+    elif arguments.cifar or arguments.pictures:
+        complete(arguments.work / "results.jsonl", map(asdict, cases(arguments)), lambda case: _apart(case, arguments))
+    rows = summary(read(arguments.work / "results.jsonl"))
     if arguments.table:
-        print(markdown(_read(results)))
+        print(search_quality(rows))
     if arguments.record:
-        for kind in dict.fromkeys(map(_kind, _read(results))):
-            share = float(kind[0].rpartition("=")[2].removesuffix("x"))
-            record(f"search_quality_{100 * share:.0f}", summary(_read(results), kind))
+        record("search_quality", rows)
 
 
 def _arguments() -> argparse.Namespace:
-    summary, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, help="what prepare.py made")
-    parser.add_argument("--model", type=Path, help="the trained network")
-    parser.add_argument("--methods", default=",".join(USUAL), help=f"of {', '.join(METHODS)}")
-    parser.add_argument("--budgets", default="latency=0.5x,latency=0.35x", help="shares; macs=0.5x and the like, too")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--epochs", type=int, default=6, help="of the final training")
-    parser.add_argument("--augment", action="store_true", help="shift and mirror pictures in the final training")
-    parser.add_argument("--first-step", type=float, default=0.05, help="the share that netadapt's first iteration cuts")
-    parser.add_argument(
-        "--work", type=Path, default=Path("search-quality-work"), help="runs and results.jsonl lie here"
+    summary_line, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary_line, epilog=rest, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--cifar", type=Path, help="what prepare.py made: data of the small networks")
+    parser.add_argument("--pictures", type=Path, help="unlabelled pictures for EfficientNet-Lite0, in --data's layout")
+    parser.add_argument("--models", type=Path, default=Path("../shared/models"), help="the networks that are not ours")
+    parser.add_argument("--networks", default=",".join(DEFAULT_NETWORKS), help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("--methods", default=",".join(METHODS), help="those above")
+    parser.add_argument("--budgets", help="shares; by default latency of 0.75x, 0.5x and, on small networks, 0.35x")
+    parser.add_argument("--trainings", default=",".join(TRAININGS), help="of same, own (presets only)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0, on small networks; the others have one")
+    parser.add_argument("--steps", type=int, help="of the same training (by default 800, EfficientNet-Lite0 100)")
+    parser.add_argument("--work", type=Path, default=Path("search-quality-work"), help="runs and results.jsonl")
     parser.add_argument("--install-peers", action="store_true", help="put Torch-Pruning into WORK/peers")
+    parser.add_argument("--train-networks", action="store_true", help="train the ConvNet and the MobileNet, once")
+    parser.add_argument("--train-epochs", type=int, help="for how long (by default 12 and 9 epochs)")
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     add_record_option(parser)
     arguments = parser.parse_args()
-    if not (arguments.data or arguments.table or arguments.record or arguments.install_peers):
-        parser.error("nothing to do: give --data and --model, --table, --record or --install-peers")
-    if arguments.data and not arguments.model:
-        parser.error("--data needs --model")
-    unknown = set(arguments.methods.split(",")) - set(METHODS)
-    if unknown:
-        parser.error(f"--methods {', '.join(unknown)}: known are {', '.join(METHODS)}")
+    for name, known in (("networks", NETWORKS), ("methods", METHODS), ("trainings", TRAININGS)):
+        unknown = set(getattr(arguments, name).split(",")) - set(known)
+        if unknown:
+            parser.error(f"--{name} {', '.join(sorted(unknown))}: known are {', '.join(known)}")
+    if arguments.train_networks and not arguments.cifar:
+        parser.error("--train-networks needs --cifar")
     return arguments
 
 
-def _apart(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A cell in a process of its own: the last line that it prints, or how it failed."""
-    command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
-    for name in ("data", "model", "work", "first_step"):
-        command += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
-    environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        return {"failure": (done.stderr.strip().splitlines() or ["?"])[-1][:300]}
-    outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return outcome
+def cases(arguments: argparse.Namespace) -> Iterator[Case]:
+    """All cells that are asked for, one seed after the other."""
+    names = arguments.networks.split(",")
+    for seed in range(arguments.seeds):
+        for name in names:
+            network = NETWORKS[name]
+            if seed and not network.is_small:
+                continue
+            usual = (*BUDGETS, SMALLEST_BUDGET) if network.is_small else BUDGETS
+            for budget in arguments.budgets.split(",") if arguments.budgets else usual:
+                for method in arguments.methods.split(","):
+                    for training in arguments.trainings.split(","):
+                        if training == "same":
+                            steps = network.training_steps if arguments.steps is None else arguments.steps
+                            yield Case(name, method, budget, seed, training, steps)
+                        elif method in PRESETS:
+                            yield Case(name, method, budget, seed, training, 0)
 
 
-def _cell(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
+def _train_networks(places: Places, epochs: int | None) -> None:
+    import torch
+
+    from small_networks import EPOCHS, train_network
+
+    torch.set_num_threads(1)
+    for name, usual in EPOCHS.items():
+        assert places.cifar is not None
+        train_network(name, places.cifar, places.networks, epochs or usual)
+        print(name, (places.networks / f"{name}.json").read_text(), flush=True)
+
+
+def _apart(case: Row, arguments: argparse.Namespace) -> dict[str, Any]:
+    words = ["--case", json.dumps(case)]
+    for name in ("cifar", "pictures", "models", "work"):
+        if getattr(arguments, name) is not None:
+            words += [f"--{name}", str(getattr(arguments, name))]
+    return apart(words)
+
+
+def _cell(case: Case, places: Places) -> dict[str, Any]:
     """Make a small model, train it, measure it."""
-    import onnx
-
-    from netadapt_onnx.data.evaluate import accuracy
     from netadapt_onnx.data.load_dataset import load_dataset
     from netadapt_onnx.graph.cost import cost
     from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load, save
-    from netadapt_onnx.training.options import TrainingOptions
-    from netadapt_onnx.training.trainer import train
+    from search_rivals import timed
 
-    original = fold(load(arguments.model).proto)
-    data = load_dataset(original, arguments.data)
-    place = arguments.work / f"{case.method}-{case.budget}-{case.seed}".replace("/", "-")
-    began = time.monotonic()
-    searched, seconds = _small(case, arguments, place)
-    seconds = time.monotonic() - began if seconds is None else seconds
-    small = fold(searched).proto
-    began = time.monotonic()
-    if case.epochs:
-        small = train(
-            small,
-            data,
-            TrainingOptions(
-                epochs=case.epochs,
-                augment=case.augment,
-                seed=case.seed,
-                settings=_settings(small, data, arguments.work / SETTINGS),
-            ),
-            teacher=original.proto,
-        ).proto
-    trained_s = time.monotonic() - began
-    save(small, place.with_name(f"{place.name}.onnx"), overwrite=True)
-    of = cost(fold(small).proto, fold(small).shapes).macs / cost(original.proto, original.shapes).macs
+    network = NETWORKS[case.network]
+    folder = places.work / case.network
+    folder.mkdir(exist_ok=True)
+    original = fold(load(network.file(places)).proto)
+    data = load_dataset(original, network.data(places))
+    if case.method in PRESETS and case.budget.startswith("latency"):
+        _measured_table(case, places)
+    watch = Stopwatch()
+    searched, chosen = small_model(case, places)
+    seconds = watch.seconds("search")
+    searched = fold(searched).proto
+    watch = Stopwatch()
+    small = _same_training(case, searched, original, data, folder) if case.steps else searched
+    training = watch.seconds("training")
+    save(small, folder / f"{_name(case)}.onnx", overwrite=True)
     measurement = timed(small, original, sessions=21, seconds=20.0)
-    assert isinstance(small, onnx.ModelProto)
     return {
-        "test": accuracy(small, data.final_split[1]).value,
-        "original": accuracy(original.proto, data.final_split[1]).value,
-        "before_training": accuracy(searched, data.final_split[1]).value,
+        "test": _test_accuracy(small, original.proto, data),
+        "original": _test_accuracy(original.proto, original.proto, data),
+        "before_training": _test_accuracy(searched, original.proto, data),
+        "metric": data.final_split[1].metric,
         "latency": measurement.median,
         "latency_ci95": measurement.ci95,
-        "macs": of,
-        "search_s": seconds,
-        "training_s": trained_s,
+        "macs": cost(fold(small).proto, fold(small).shapes).macs / cost(original.proto, original.shapes).macs,
+        **{name: round(chosen.get(name, 0.0) + value, 2) for name, value in seconds.items()},
+        **training,
     }
 
 
-def _small(case: Case, arguments: argparse.Namespace, place: Path) -> tuple[Any, float | None]:
-    """The model of a method at a budget before its final training, and its seconds if they are known."""
+def _name(case: Case) -> str:
+    return f"{case.method}-{case.budget}-{case.seed}-{case.training}".replace("/", "-")
+
+
+def _test_accuracy(proto: Any, original: Any, data: Any) -> float:
+    from netadapt_onnx.data.evaluate import accuracy, reference_outputs
+
+    split = data.final_split[1]
+    return accuracy(proto, split, reference=reference_outputs(split, original)).value
+
+
+def small_model(case: Case, places: Places) -> tuple[Any, dict[str, float]]:
+    """The model of a method within a budget, and the seconds that an earlier cell took to choose its widths."""
     import netadapt_onnx
     from netadapt_onnx.graph.model import load
+    from search_rivals import solved
 
-    if case.method in SEARCHES:
-        table = arguments.work / TABLE
-        if not table.exists():
-            netadapt_onnx.profile(arguments.model, table)
-        # A netadapt of small steps takes hours with --rank finetune; all searches step alike.
+    network = NETWORKS[case.network]
+    model, data, folder = network.file(places), network.data(places), places.work / case.network
+    if case.method in PRESETS:
+        own = {} if case.training == "own" else {"final_epochs": 0}
         result = netadapt_onnx.adapt(
-            arguments.model,
-            arguments.data,
+            model,
+            data,
             case.budget,
-            place,
-            table=table,
+            folder / _name(case),
+            preset=case.method,
+            table=_measured_table(case, places) if case.budget.startswith("latency") else None,
             seed=case.seed,
-            final_epochs=0,
-            init_reduction_ratio=arguments.first_step,
             resume=True,
-            **SEARCHES[case.method],
+            **own,
         )
-        return load(result.model).proto, result.seconds
-    file = arguments.work / f"{case.method}-{case.budget}.onnx".replace("/", "-")
-    if not file.exists():  # which widths: the same for all seeds
-        from netadapt_onnx.graph.model import save
-
-        peers = arguments.work / "peers"
-        candidates = (
-            uniform(arguments.model)
-            if case.method == "uniform"
-            else torch_pruned(arguments.model, ROUND_TO[case.method], peers)
-        )
-        save(largest_within_budget(candidates, case.budget, arguments.model), file)
+        return load(result.model).proto, {}
+    cut, seconds = _rival(case, places)
     if case.method == "uniform":
-        return solved(arguments.model, arguments.data, file, case.seed), None
-    return load(file).proto, None
+        return solved(model, data, cut, case.seed), seconds
+    return load(cut).proto, seconds
 
 
-def _settings(proto: Any, data: Any, file: Path) -> Any:
-    """How this machine trains fastest: chosen once, so that all models are trained alike."""
+def _measured_table(case: Case, places: Places) -> Path:
+    """The latency table of a network, measured once for all cells; it counts for nobody."""
+    import netadapt_onnx
+
+    table = places.work / case.network / "table.jsonl"
+    if not table.exists():
+        netadapt_onnx.profile(NETWORKS[case.network].file(places), table)
+    return table
+
+
+def _rival(case: Case, places: Places) -> tuple[Path, dict[str, float]]:
+    """The file of a rival's largest model within a budget, the same for all seeds, and what it took if not now."""
+    from netadapt_onnx.graph.model import save
+    from search_rivals import largest_within_budget, torch_pruned, uniform
+
+    network = NETWORKS[case.network]
+    model = network.file(places)
+    file = places.work / case.network / f"{case.method}-{case.budget}.onnx".replace("/", "-")
+    sidecar = file.with_suffix(".json")
+    if sidecar.exists():
+        return file, json.loads(sidecar.read_text())
+    watch = Stopwatch()
+    if case.method == "uniform":
+        candidates = uniform(model)
+    elif network.module is None:
+        raise SystemExit(f"no torch module of {network.title} is at hand, which Torch-Pruning works on")
+    else:
+        candidates = torch_pruned(model, network.module, places, ROUND_TO[case.method], places.work / "peers")
+    save(largest_within_budget(candidates, case.budget, model), file, overwrite=True)
+    sidecar.write_text(json.dumps(watch.seconds("search")))
+    return file, {}
+
+
+def _same_training(case: Case, proto: Any, original: Any, data: Any, folder: Path) -> Any:
+    """The final training that is the same for all methods on a network: `adapt`'s, with as many steps for all."""
+    from netadapt_onnx.search.final_recipe import FEW_SAMPLES, GENTLE
     from netadapt_onnx.training.choose_settings import choose_settings
+    from netadapt_onnx.training.length import automatic_batch_size
+    from netadapt_onnx.training.memory import BATCH_SIZE
+    from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.settings import Settings
+    from netadapt_onnx.training.trainer import train
 
+    file = folder / "settings.json"  # how this machine trains fastest: chosen once a network
     if not file.exists():
         file.write_text(json.dumps(asdict(choose_settings(proto, data))))
-    return Settings(**json.loads(file.read_text()))
+    options = TrainingOptions(
+        steps=case.steps,
+        batch_size=automatic_batch_size(len(data.train), BATCH_SIZE),
+        seed=case.seed,
+        matches_features=True,
+        fixes_statistics=len(data.train) < FEW_SAMPLES,
+        averages=True,
+        lr_share=GENTLE,
+        settings=Settings(**json.loads(file.read_text())),
+    )
+    return train(proto, data, options, teacher=original.proto).proto
 
 
-def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """A table per budget and number of epochs: mean and spread over seeds."""
-    from tabulate import tabulate
+def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each network, budget, training and method: means over seeds, or why there is none."""
+    import statistics
 
-    parts = []
-    for budget, epochs, augment in dict.fromkeys(map(_kind, results)):
-        rows, cells = [], [r for r in results if _kind(r) == (budget, epochs, augment)]
-        for method in dict.fromkeys(r["case"]["method"] for r in cells):
-            seeds = [r for r in cells if r["case"]["method"] == method and "test" in r]
-            failed = [r for r in cells if r["case"]["method"] == method and "failure" in r]
-            if not seeds:
-                rows.append([method, failed[0]["failure"]])
-                continue
-            test = [100 * r["test"] for r in seeds]
-            means = {k: statistics.mean(r[k] for r in seeds) for k in ("latency", "macs", "search_s", "training_s")}
-            rows.append(
-                [
-                    method,
-                    f"{statistics.mean(test):.2f}",
-                    f"{max(test) - min(test):.2f}" if len(test) > 1 else "",
-                    f"{100 * statistics.mean(r['original'] - r['test'] for r in seeds):.2f}",
-                    f"{100 * statistics.mean(r['before_training'] for r in seeds):.2f}",
-                    f"{means['latency']:.3f}x",
-                    f"{means['macs']:.3f}x",
-                    f"{means['search_s']:.0f}",
-                    f"{means['training_s']:.0f}",
-                    len(seeds),
-                ]
-            )
-        headers = ["method", "test", "max - min", "points lost", "before training", "latency", "macs"]
-        headers += ["search (s)", "training (s)", "seeds"]
-        title = f"**{budget}**, {epochs} epochs of final training" + (" with augmented pictures" if augment else "")
-        parts.append(f"{title}\n\n" + tabulate(rows, headers, tablefmt="github", disable_numparse=True))
-    return "\n\n".join(parts)
+    def key(result: Row) -> tuple[str, ...]:
+        case = result["case"]
+        return case["network"], case["budget"], case["training"], case["method"]
 
-
-def summary(results: Sequence[dict[str, Any]], kind: tuple[str, int, bool]) -> list[dict[str, Any]]:
-    """A row for each method at one budget: means over seeds, and the latency of every seed's result."""
     rows = []
-    cells = [r for r in results if _kind(r) == kind and "test" in r]
-    for method in dict.fromkeys(r["case"]["method"] for r in cells):
-        seeds = [r for r in cells if r["case"]["method"] == method]
-        test = [r["test"] for r in seeds]
-        means = {k: statistics.mean(r[k] for r in seeds) for k in ("before_training", "macs", "search_s", "training_s")}
+    for network, budget, training, method in dict.fromkeys(map(key, results)):
+        cells = [result for result in results if key(result) == (network, budget, training, method)]
+        row: dict[str, Any] = {"network": network, "budget": budget, "training": training, "method": method}
+        seeds = [cell for cell in cells if FAILURE not in cell]
+        if not seeds:
+            rows.append({**row, FAILURE: cells[0][FAILURE]})
+            continue
+        names = ("original", "before_training", "macs", "search_s", "search_cpu_s", "training_s", "training_cpu_s")
+        test = [cell["test"] for cell in seeds]
         rows.append(
             {
-                "method": method,
-                "budget": kind[0],
-                "epochs": kind[1],
+                **row,
+                "steps": seeds[0]["case"]["steps"],
+                "metric": seeds[0]["metric"],
                 "seeds": len(seeds),
                 "test": statistics.mean(test),
-                "spread": max(test) - min(test),
-                "lost": statistics.mean(r["original"] - r["test"] for r in seeds),
-                "latency": [r["latency"] for r in seeds],
-                **means,
+                "tests": test,
+                "latency": [cell["latency"] for cell in seeds],
+                **{name: statistics.mean(cell[name] for cell in seeds) for name in names},
             }
         )
     return rows
-
-
-def _kind(result: dict[str, Any]) -> tuple[str, int, bool]:
-    """What a table holds results of."""
-    return result["case"]["budget"], result["case"]["epochs"], result["case"]["augment"]
-
-
-def _read(results: Path) -> list[dict[str, Any]]:
-    """All results; of a cell that failed and was run again the last."""
-    if not results.exists():
-        return []
-    lines = [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
-    return list({json.dumps(r["case"], sort_keys=True): r for r in lines if "case" in r}.values())
 
 
 if __name__ == "__main__":

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-OUTPUT = "logits"
+from search_networks import Module, Places
+
+# Uniform widths are multiples of 8; in multiples of 16 alone they fall otherwise, and may be larger within a budget.
+MULTIPLES = (8, 16)
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Candidate:
 
 
 def uniform(model: Path) -> list[list[Candidate]]:
-    """The same share of every group, in widths of multiples of 4, of 8, and of 16.
+    """The same share of every group, in widths of multiples of 8, and of 16.
 
     Between two such models the groups, last ones first, take the step one after the other: else a network of narrow
     layers would land far below a budget, and be compared with larger ones.
@@ -50,7 +54,7 @@ def uniform(model: Path) -> list[list[Candidate]]:
         macs = count(model_trace.resized_shapes(select(model_trace, counts, "first"))).macs
         return Candidate(macs, lambda: resize(model_trace, select(model_trace, counts, "l2")))
 
-    return [[candidate(counts) for counts in steps(multiple)] for multiple in (4, 8, 16)]
+    return [[candidate(counts) for counts in steps(multiple)] for multiple in MULTIPLES]
 
 
 def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
@@ -71,8 +75,8 @@ def solved(model: Path, data: Path, cut: Path, seed: int) -> Any:
     return reconstruct_in_order(model_trace, select(model_trace, widths, "l2"), inputs, targets)
 
 
-def torch_pruned(model: Path, round_to: int, peers: Path) -> list[list[Candidate]]:
-    """What Torch-Pruning, installed in `peers`, makes of the network at ratios from 5% to 95%."""
+def torch_pruned(model: Path, module: Module, places: Places, round_to: int, peers: Path) -> list[list[Candidate]]:
+    """What Torch-Pruning, installed in `peers`, makes of a network at one ratio for all layers, from 5% to 95%."""
     sys.path.insert(0, str(peers))
     import torch
     import torch_pruning as peer
@@ -81,29 +85,29 @@ def torch_pruned(model: Path, round_to: int, peers: Path) -> list[list[Candidate
     from netadapt_onnx.graph.cost import cost
     from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load
-    from resnet20 import resnet20
 
     torch.set_num_threads(1)
-    image = torch.zeros(2, 3, 32, 32)
+    original = load(model).proto
+    (entry,), (output,) = original.graph.input, original.graph.output
+    image = torch.zeros(2, *module.image)
     candidates: dict[tuple[int, ...], Candidate] = {}
     for percent in range(0, 100, 5):
-        module = resnet20(model)
-        # The stream's channels are padded between stages, which it does not follow: blocks' inner filters go.
-        kept = [module.conv1, module.linear, *(block.conv2 for block in module.blocks)]
+        network = module.make(places)
         if percent:
             peer.pruner.MagnitudePruner(
-                module,
+                network,
                 image,
                 importance=peer.importance.MagnitudeImportance(p=2),
                 pruning_ratio=percent / 100,
-                ignored_layers=kept,
+                ignored_layers=module.kept(network),
                 round_to=round_to,
             ).step()
-        widths = tuple(block.conv1.out_channels for block in module.blocks)
+        widths = tuple(size for parameter in network.parameters() for size in parameter.shape)
         if widths not in candidates:
-            file = peers.with_name("torch-pruned.onnx")
-            export_module(module, {"image": image}, file, overwrite=True)
-            folded = fold(_with_output(load(file).proto, OUTPUT))
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "pruned.onnx"
+                export_module(network, {entry.name: image}, file)
+                folded = fold(_with_output(load(file).proto, output.name))
             candidates[widths] = Candidate(cost(folded.proto, folded.shapes).macs, partial(_same, folded.proto))
     return [list(candidates.values())]
 

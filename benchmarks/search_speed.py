@@ -1,149 +1,219 @@
-"""How long does the search take? Seconds per iteration and per accepted model, by way of ranking and workers.
+"""How long does the search take? CPU seconds per iteration and in all: by preset, and of the official NetAdapt code.
 
-CIFAR-10 (JPEG), ResNet-20, a budget for macs, proposals ranked on 1,024 images: `--rank reconstruct` and `--rank
-finetune` (`--short-term 100`), each with one and two worker processes. An
-iteration's seconds are those until all of its proposals are ranked; an accepted model takes the winner's making, proof
-and evaluation besides. The first iteration, in which workers start, is left out. Accuracy is that of the result on the
-test half, after `--final-epochs` of training: with a budget that all reach (macs=0.75x, say) it compares the ways.
+Searches only, without any training at their end, for a budget of multiply-accumulates. An iteration's seconds are those
+from one accepted model to the next, the median of all but the first, in which workers start and curves are computed.
+CPU seconds are of all processes: other work on the machine changes them little.
 
-    python ../shared/data/prepare.py cifar10 cifar.npz
-    python benchmarks/search_speed.py --data cifar.npz --model ../shared/models/resnet20_cifar10.onnx
+    --official DIR   a clone of github.com/denru01/netadapt: its loop on the 5-layer ConvNet, `--official-steps`
+                     training steps a proposal (its scripts: 500), in a copy that runs with today's torch
+                     (official_netadapt.py lists the changes)
+    --lazy           evaluates every proposal of a search, and says of its history how often lazy ranking would have
+                     chosen the same winner, and after how many evaluations
+
+A cell is a line of WORK/speed.jsonl and is not run again unless it failed.
+
+    python benchmarks/search_quality.py --train-networks --cifar cifar.npz
+    python benchmarks/search_speed.py --cifar cifar.npz --official netadapt --lazy --record
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
-import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process, as the workers have
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
-from result_files import add_record_option, record
+from cells import FAILURE, Row, Stopwatch, apart, complete, cpu_seconds, read  # noqa: E402
+from result_files import add_record_option, record  # noqa: E402
+from result_tables import search_lazy, search_speed  # noqa: E402
+from search_networks import NETWORKS, Places  # noqa: E402
 
-RANKS: dict[str, dict[str, Any]] = {
-    "reconstruct": {"rank": "reconstruct"},
-    "finetune": {"rank": "finetune"},
-}
+PRESETS = ("fast", "balanced", "thorough", "paper")
+OFFICIAL, LAZY = "official", "lazy"
+OFFICIAL_NETWORK = "convnet"
 
 
 @dataclass
 class Clock:
-    """When each iteration's ranking was over and when its winner was accepted, in seconds from the start."""
+    """The CPU seconds at which each iteration's winner was accepted."""
 
-    began: float = field(default_factory=time.monotonic)
-    ranked: dict[int, float] = field(default_factory=dict)
+    began: float = field(default_factory=cpu_seconds)
     accepted: list[float] = field(default_factory=list)
-    proposals: dict[int, int] = field(default_factory=dict)
-
-    def progress(self, done: int, total: int, text: str) -> None:
-        """What `adapt` calls while it tries proposals."""
-        if text.startswith("iteration ") and "proposals" in text and done == total:
-            number = int(text.removeprefix("iteration ").partition(",")[0])
-            self.ranked.setdefault(number, time.monotonic() - self.began)
-            self.proposals[number] = total
 
     def log(self, text: str) -> None:
         """What `adapt` says of each accepted iteration."""
         if text.startswith("iteration "):
-            self.accepted.append(time.monotonic() - self.began)
+            self.accepted.append(cpu_seconds() - self.began)
 
-    def medians(self) -> dict[str, float]:
-        """Medians over all iterations but the first."""
-        later = [n for n in self.ranked if 1 < n <= len(self.accepted)]
-        if not later:
-            raise SystemExit("one iteration was enough: give a smaller --first-step or a lower --budget")
-        ranking = [self.ranked[n] - self.accepted[n - 2] for n in later]
-        total = [self.accepted[n - 1] - self.accepted[n - 2] for n in later]
-        return {
-            "proposals": statistics.median(self.proposals[n] for n in later),
-            "ranking_s": statistics.median(ranking),
-            "accepted_s": statistics.median(total),
-            "iterations": len(later),
-        }
+    @property
+    def iteration_s(self) -> float | None:
+        """The median from one accepted model to the next; None if there was but one."""
+        between = [after - before for before, after in zip(self.accepted, self.accepted[1:], strict=False)]
+        return round(statistics.median(between), 2) if between else None
 
 
 def main() -> None:
-    """Time every combination and print a table."""
+    """Run what is asked for and has no result yet, and print the tables."""
+    arguments = _arguments()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.case:
+        print("\n" + json.dumps(_cell(json.loads(arguments.case), arguments)))
+        return
+    results = arguments.work / "speed.jsonl"
+    if arguments.cifar or arguments.pictures:
+        complete(results, cases(arguments), lambda case: _apart(case, arguments))
+    rows = [{**row["case"], **{k: v for k, v in row.items() if k != "case"}} for row in read(results)]
+    searches = [row for row in rows if row["method"] != LAZY]
+    comparisons = [row for row in rows if row["method"] == LAZY and FAILURE not in row]
+    if searches:
+        print(search_speed(searches))
+    if comparisons:
+        print(search_lazy(comparisons))
+    if arguments.record:
+        for name, kept in (("search_speed", searches), ("search_lazy", comparisons)):
+            if kept:
+                record(name, kept)
+
+
+def _arguments() -> argparse.Namespace:
     summary, _, rest = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(description=summary, epilog=rest, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="what prepare.py made")
-    parser.add_argument("--model", type=Path, required=True, help="the trained network")
-    parser.add_argument("--iterations", type=int, default=4, help="the first of which is left out")
-    parser.add_argument("--ranks", default="reconstruct,finetune", help=", ".join(RANKS))
-    parser.add_argument("--workers", default="1,2", help="numbers of worker processes")
-    parser.add_argument("--short-term", type=int, default=100, help="steps of SGD per proposal with finetune")
-    parser.add_argument("--budget", default="macs=0.5x", help="what the search goes towards")
-    parser.add_argument("--first-step", type=float, default=0.025, help="the share that the first iteration saves")
-    parser.add_argument("--final-epochs", type=int, default=0, help="of training at the end")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cifar", type=Path, help="what prepare.py made: data of the small networks")
+    parser.add_argument("--pictures", type=Path, help="unlabelled pictures for EfficientNet-Lite0")
+    parser.add_argument("--models", type=Path, default=Path("../shared/models"), help="the networks that are not ours")
+    parser.add_argument("--networks", default="convnet,resnet20", help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("--presets", default=",".join(PRESETS), help="those that are timed; none: an empty text")
+    parser.add_argument("--budget", default="macs=0.5x", help="a share of multiply-accumulates")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
+    parser.add_argument("--max-iterations", type=int, default=100, help="stop every search after so many")
+    parser.add_argument("--official", type=Path, metavar="DIR", help="the official code")
+    parser.add_argument("--official-steps", default="500", help="training steps a proposal, one search for each")
+    parser.add_argument("--lazy", action="store_true", help="compare lazy ranking with the full one")
+    parser.add_argument("--work", type=Path, default=Path("search-quality-work"), help="runs and speed.jsonl")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
     add_record_option(parser)
     arguments = parser.parse_args()
-    if arguments.iterations < 2:
-        parser.error("--iterations: at least 2, since the first is left out")
-    results: list[dict[str, Any]] = []
-    for rank in arguments.ranks.split(","):
-        for workers in arguments.workers.split(","):
-            row = {"rank": rank, "workers": int(workers), **_timed(arguments, rank, int(workers))}
-            print(json.dumps(row), flush=True)
-            results.append(row)
-    print(markdown(results))
-    if arguments.record:
-        record("search_speed", results)
+    unknown = set(arguments.networks.split(",")) - set(NETWORKS)
+    if unknown:
+        parser.error(f"--networks {', '.join(sorted(unknown))}: known are {', '.join(NETWORKS)}")
+    if not arguments.budget.startswith("macs="):
+        parser.error(
+            f"--budget {arguments.budget}: macs=, which cost nothing to know, so that searches alone are timed"
+        )
+    return arguments
 
 
-def _timed(arguments: argparse.Namespace, rank: str, workers: int) -> dict[str, Any]:
+def cases(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All cells that are asked for."""
+    most = arguments.max_iterations
+    presets = [preset for preset in arguments.presets.split(",") if preset]
+    for seed in range(arguments.seeds):
+        for network in arguments.networks.split(","):
+            base = {"network": network, "budget": arguments.budget, "seed": seed, "most_iterations": most}
+            yield from ({**base, "method": preset} for preset in presets)
+            if arguments.lazy:
+                yield {**base, "method": LAZY}
+    if arguments.official:
+        for steps in map(int, arguments.official_steps.split(",")):
+            base = {"network": OFFICIAL_NETWORK, "budget": arguments.budget, "seed": 0, "most_iterations": most}
+            yield {**base, "method": OFFICIAL, "steps": steps}
+
+
+def _apart(case: Row, arguments: argparse.Namespace) -> dict[str, Any]:
+    words = ["--case", json.dumps(case)]
+    for name in ("cifar", "pictures", "models", "work", "official"):
+        if getattr(arguments, name) is not None:
+            words += [f"--{name}", str(getattr(arguments, name))]
+    return apart(words)
+
+
+def _cell(case: Row, arguments: argparse.Namespace) -> dict[str, Any]:
+    places = Places(arguments.models, arguments.work, arguments.cifar, arguments.pictures)
+    if case["method"] == OFFICIAL:
+        return _official(case, places, arguments.official)
+    return _compared(case, places) if case["method"] == LAZY else _timed(case, places)
+
+
+def _run(case: Row, places: Places) -> Path:
+    folder, share = places.work / case["network"], case["budget"].replace("=", "-")
+    folder.mkdir(exist_ok=True)
+    return folder / f"speed-{case['method']}-{share}-{case['most_iterations']}-{case['seed']}"
+
+
+def _timed(case: Row, places: Places) -> dict[str, Any]:
+    """The seconds of one of our searches. One that was stopped begins again: a part of it cannot be timed."""
+    import shutil
+
     import netadapt_onnx
 
-    short = {"short_term": arguments.short_term} if rank != "reconstruct" else {}
-    with tempfile.TemporaryDirectory() as folder:
-        clock = Clock()
-        result = netadapt_onnx.adapt(
-            arguments.model,
-            arguments.data,
-            arguments.budget,
-            Path(folder) / "run",
-            executor=f"local:{workers}",
-            max_iterations=arguments.iterations,
-            init_reduction_ratio=arguments.first_step,
-            final_epochs=arguments.final_epochs,
-            seed=arguments.seed,
-            progress=clock.progress,
-            log=clock.log,
-            **RANKS[rank],
-            **short,
-        )
-    return {**clock.medians(), "macs": result.after.macs / result.before.macs, "accuracy": result.accuracy.after}
+    network, run = NETWORKS[case["network"]], _run(case, places)
+    shutil.rmtree(run, ignore_errors=True)
+    clock, watch = Clock(), Stopwatch()
+    result = netadapt_onnx.adapt(
+        network.file(places),
+        network.data(places),
+        case["budget"],
+        run,
+        preset=case["method"],
+        max_iterations=case["most_iterations"],
+        final_epochs=0,
+        seed=case["seed"],
+        log=clock.log,
+    )
+    return {
+        **watch.seconds("search"),
+        "iteration_cpu_s": clock.iteration_s,
+        "iterations": result.iterations,
+        "macs": result.after.macs / result.before.macs,
+        "accuracy": result.accuracy.after,
+        "met": result.met,
+    }
 
 
-def markdown(results: list[dict[str, Any]]) -> str:
-    """A row per combination, each beside reconstruction with as many workers."""
-    from tabulate import tabulate
+def _official(case: Row, places: Places, official: Path) -> dict[str, Any]:
+    from official_netadapt import run_official
+    from small_networks import trained
 
-    base = {r["workers"]: r["accepted_s"] for r in results if r["rank"] == "reconstruct"}
-    rows = [
-        [
-            r["rank"],
-            r["workers"],
-            f"{r['proposals']:g}",
-            f"{r['ranking_s']:.1f}",
-            f"{r['accepted_s']:.1f}",
-            f"{r['accepted_s'] / base[r['workers']]:.1f}x" if r["workers"] in base else "",
-            f"{r['macs']:.3f}x",
-            f"{100 * r['accuracy']:.2f}",
-        ]
-        for r in results
-    ]
-    headers = ["rank", "workers", "proposals", "s per iteration", "s per accepted model", "beside reconstruct", "macs",
-               "test accuracy"]  # fmt: skip
-    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    network, work = NETWORKS[OFFICIAL_NETWORK], places.work / f"official-{case['steps']}"
+    work.mkdir(exist_ok=True)
+    outcome = run_official(
+        official,
+        trained(OFFICIAL_NETWORK, places.networks),
+        network.data(places),
+        work,
+        budget=float(case["budget"].partition("=")[2].removesuffix("x")),
+        steps=case["steps"],
+        iterations=case["most_iterations"],
+    )
+    return {**outcome, "iteration_cpu_s": round(outcome["search_cpu_s"] / max(1, outcome["iterations"]), 2)}
+
+
+def _compared(case: Row, places: Places) -> dict[str, Any]:
+    """Search with every proposal evaluated, and replay which ones lazy ranking would have looked at."""
+    import netadapt_onnx
+    from lazy_replay import lazy_row, recorded_search, replay
+
+    network, run = NETWORKS[case["network"]], _run(case, places)
+    model, data = network.file(places), network.data(places)
+    netadapt_onnx.adapt(
+        model,
+        data,
+        case["budget"],
+        run,
+        proposals="all",
+        portfolio="off",
+        max_iterations=case["most_iterations"],
+        final_epochs=0,
+        seed=case["seed"],
+        resume=True,
+    )
+    return lazy_row(replay(recorded_search(run, model, data, case["budget"], case["seed"])))
 
 
 if __name__ == "__main__":

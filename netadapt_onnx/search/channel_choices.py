@@ -29,12 +29,28 @@ Floors = Sequence[str] | Mapping[str, int | str]
 
 @dataclass(frozen=True)
 class ChannelChoices:
-    """The channel counts a group may have, largest first: `coarse` while searching, `fine` to meet the budget."""
+    """The channel counts a group may have, largest first: `coarse` while searching, `fine` to meet the budget.
+
+    `aligned` are those of the fine ones that are multiples of what kernels like.
+    """
 
     group: str
     channels: int
     coarse: tuple[int, ...]
     fine: tuple[int, ...]
+    aligned: tuple[int, ...] = ()
+
+    @property
+    def by_preference(self) -> tuple[tuple[int, ...], ...]:
+        """The counts to meet a budget with that does not say itself what kernels like, the most preferred first.
+
+        A model of 37 channels has fewer macs than one of 40, and often takes longer.
+        """
+        return (self.channels, *self.coarse), self.aligned, self.fine
+
+    def preferring(self, multiple: int) -> ChannelChoices:
+        """The same for kernels that like multiples of so many channels."""
+        return replace(self, aligned=tuple(n for n in self.fine if n % multiple == 0))
 
 
 def channel_choices(group: Group, step: int, alignment: int = 1, floor: int = 1) -> ChannelChoices:
@@ -113,10 +129,13 @@ class AllowedCounts:
                 continue
             own = [self.steps[op] for op in ops[group.name] if op in self.steps]
             step = math.lcm(*own) if own else self.step or DEFAULT_STEP
-            choices.append(channel_choices(group, step, alignment, max(self.least, floors.get(group.name, 1))))
+            floor = max(self.least, floors.get(group.name, 1))
+            choice = channel_choices(group, step, alignment, floor).preferring(
+                alignment if alignment > 1 else DEFAULT_STEP
+            )
             if counts is not None and not own and self.step is None:
-                best = set(counts(group.name))
-                choices[-1] = replace(choices[-1], coarse=tuple(n for n in choices[-1].fine[1:] if n in best))
+                choice = _at_best_counts(choice, counts(group.name), alignment)
+            choices.append(choice)
         if not choices:
             raise NetadaptError("every group is frozen: nothing can be cut", hint="freeze fewer", code="usage")
         return tuple(choices)
@@ -128,6 +147,17 @@ class AllowedCounts:
 
     def _frozen(self, trace: Trace) -> frozenset[str]:
         return frozenset(name for pattern in self.frozen for name in matching(trace, pattern, "--freeze"))
+
+
+def _at_best_counts(choice: ChannelChoices, best: Sequence[int], alignment: int) -> ChannelChoices:
+    """The choices with the best counts of a table as the coarse ones.
+
+    A table without steps and without an alignment calls nearly every count a best one. It has no preference then, and
+    multiples of the default step stay: other tables, and the next version of a runtime, may have one.
+    """
+    coarse = tuple(n for n in choice.fine[1:] if n in best)
+    is_smooth = alignment == 1 and 2 * len(coarse) > len(choice.fine) - 1 and len(coarse) > len(choice.coarse)
+    return choice if is_smooth else replace(choice, coarse=coarse)
 
 
 def allowed_counts(step: Steps, least: int, frozen: Sequence[str], floors: Floors) -> AllowedCounts:

@@ -148,6 +148,8 @@ def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) 
             gains[device.resource] = ratio.median if ratio is not None and ratio.differs else 1.0
             if any(budget.resource == device.resource for budget in budgets):
                 prepared = prepared.aligned(table.staircase.alignment, partial(best_counts, table, prepared.trace))
+            elif table.staircase.alignment > 1:
+                prepared = prepared.preferring(table.staircase.alignment)
     for resource, value in instruments.functions.items():
         fit = fitted(prepared.trace, resource, value, options.seed, lambda _, make: make())
         predicted[resource] = fit.predict

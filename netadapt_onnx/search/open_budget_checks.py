@@ -165,6 +165,8 @@ def open_budget_checks(
         checks[device.resource] = _latency_check(environment, device.device, table, resource, usual_ms)
         if resource.budget is not None:
             prepared = prepared.aligned(table.staircase.alignment, partial(best_counts, table, prepared.trace))
+        elif table.staircase.alignment > 1:
+            prepared = prepared.preferring(table.staircase.alignment)
     for name, value in functions.items():
         fit = fitted(prepared.trace, name, value, environment.options.seed, environment.run.once)
         # A program may look at whatever no runtime sees.

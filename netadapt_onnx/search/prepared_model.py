@@ -59,6 +59,10 @@ class PreparedModel:
         choices = (*self.allowed_counts.choices(self.trace, both, counts), *branch_choices(self.branches))
         return replace(self, choices=choices, alignment=both)
 
+    def preferring(self, alignment: int) -> PreparedModel:
+        """The same for a device without a budget: counts keep to multiples of `alignment` where that costs nothing."""
+        return replace(self, choices=tuple(choice.preferring(alignment) for choice in self.choices))
+
     @property
     def widths(self) -> dict[str, int]:
         """The channel count of every prunable group, and 1 for every branch."""

@@ -117,8 +117,11 @@ class Proposer:
         """For each group that was cut, the most channels it can be given back while every limit holds."""
         proposals = []
         for choice in self._choices:
-            above = [n for n in choice.fine if n > widths[choice.group]]
-            proposal = self._first(choice.group, above, widths, goal.limits)
+
+            def widest(counts: Iterable[int], group: str = choice.group) -> Proposal | None:
+                return self._first(group, [n for n in counts if n > widths[group]], widths, goal.limits)
+
+            proposal = _preferred(choice, widest, goal)
             if proposal is not None and proposal.resources[goal.driver] > goal.current[goal.driver]:
                 proposals.append(proposal)
         return proposals
@@ -143,14 +146,18 @@ class Proposer:
 
     def _cut(self, choice: ChannelChoices, widths: Widths, goal: Goal) -> Proposal | None:
         if goal.reaches_budget:
-            return self._largest(choice.group, choice.fine, widths, goal)
+            return self._onto_budget(choice, widths, goal)
         limit = goal.limits[goal.driver]
         proposal = self._largest(choice.group, choice.coarse, widths, goal)
         if (
             proposal is not None and proposal.resources[goal.driver] <= limit
         ):  # it jumps past the budget: meet it instead
-            return self._largest(choice.group, choice.fine, widths, replace(goal, target=limit)) or proposal
+            return self._onto_budget(choice, widths, replace(goal, target=limit)) or proposal
         return proposal
+
+    def _onto_budget(self, choice: ChannelChoices, widths: Widths, goal: Goal) -> Proposal | None:
+        """The largest count that meets the budget, among those that kernels like if that is near enough to it."""
+        return _preferred(choice, lambda counts: self._largest(choice.group, counts, widths, goal), goal)
 
     def _least(self, choice: ChannelChoices, widths: Widths, goal: Goal) -> Proposal | None:
         """The count that leaves least of the driving resource and lets no other grow."""
@@ -189,6 +196,21 @@ class Proposer:
     def _at(self, group: str, count: int, widths: Widths) -> Proposal:
         changed = {**widths, group: count}
         return Proposal(group, count, changed, self._resources(changed))
+
+
+def _preferred(
+    choice: ChannelChoices, propose: Callable[[Iterable[int]], Proposal | None], goal: Goal
+) -> Proposal | None:
+    """The proposal among the most preferred counts with which the model converges on its budget, or else among all.
+
+    Only where what drives the step is counted: a latency says itself which counts a device likes.
+    """
+    if goal.driver in MONOTONE:
+        for counts in choice.by_preference:
+            proposal = propose(counts)
+            if proposal is not None and proposal.resources[goal.driver] >= goal.converged_amount:
+                return proposal
+    return propose(choice.fine)
 
 
 def _fits(proposal: Proposal, ceilings: Amounts) -> bool:

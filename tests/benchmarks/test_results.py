@@ -23,8 +23,8 @@ def test_the_tables_of_a_page_are_those_of_the_results(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == DOCS["page_text"](page), "run make docs"
 
 
-def test_every_file_of_results_has_a_table_and_every_table_a_place() -> None:
-    assert sorted(result_tables.TABLES) == FILES
+def test_every_file_of_results_has_a_table_and_a_place() -> None:
+    assert set(result_tables.TABLES) >= set(FILES)
     assert set(FILES) == set().union(*DOCS["pages"]().values())
 
 

@@ -52,6 +52,14 @@ def test_uniform_widths_are_trained_however_bad_they_are_before() -> None:
     assert 3 not in trained and 4 not in trained
 
 
+def test_a_training_that_harms_a_candidate_does_not_count() -> None:
+    """A few steps on few samples may cost a model that had lost nothing more than one that had lost much."""
+    joint = iteration(["netadapt", "curves", "uniform"])
+    winner, evaluated = compete(joint, lambda _: [1.0, 0.8, 0.9], lambda numbers, _: [0.85 for _ in numbers], 10)
+    assert winner == 0
+    assert [(e.accuracy, e.finetuned) for e in evaluated] == [(1.0, 0.85), (0.8, 0.85), (0.9, 0.85)]
+
+
 def test_without_training_the_solved_models_decide_and_ties_go_to_the_search() -> None:
     joint = iteration(["netadapt", "curves", "uniform"])
     assert compete(joint, lambda _: [0.5, 0.6, 0.4])[0] == 1
