@@ -81,19 +81,19 @@ def replay(search: RecordedSearch) -> list[Compared]:
         choices, lambda widths: search.resources, search.limits, search.start, Schedule(1.0, 1.0), len(search.steps)
     )
     compared: list[Compared] = []
-    known: list[Step] = []  # with what lazy ranking would have evaluated
+    replayed: list[Step] = []  # with what lazy ranking would have evaluated
     before, widths = search.resources, search.widths
     for step in search.steps:
         if step.group in (TOGETHER, TRAINED) or met(before, search.limits):
-            known.append(step)
+            replayed.append(step)
         else:
-            accepted = known[-1].accepted if known else search.start
+            accepted = replayed[-1].accepted if replayed else search.start
             iteration = _iteration(search, step, widths, before, accepted.ranked or 0.0)
             recorded = partial(_recorded, step)
-            ranking = rank_lazily(problem, iteration, known, search.errors, recorded)
+            ranking = rank_lazily(problem, iteration, replayed, search.errors, recorded)
             winner = ranking.evaluated[ranking.order()[0]].group
             compared.append(Compared(step.iteration, step.group, winner, len(step.tried), len(ranking.evaluated)))
-            known.append(replace(step, tried=ranking.evaluated))
+            replayed.append(replace(step, tried=ranking.evaluated))
         before, widths = step.resources, step.widths
     return compared
 
@@ -133,13 +133,13 @@ def recorded_search(run: Path, model: Path, data: Path, budget: str, seed: int) 
 
     resource, _, share = budget.partition("=")
     folded = fold(load(model).proto)
-    whole = float(cost(folded.proto, folded.shapes).macs)
+    unpruned = float(cost(folded.proto, folded.shapes).macs)
     inputs = load_dataset(folded, data).train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))
     accuracies = read_journal(run).values["accuracy/original"]
     return RecordedSearch(
         read_history(run, Step),
         Accepted(accuracies["held_out"], accuracies["ranked"], {}),
-        {resource: whole},
-        {resource: float(share.removesuffix("x")) * whole},
+        {resource: unpruned},
+        {resource: float(share.removesuffix("x")) * unpruned},
         error_curves(trace(folded), inputs, seed),
     )

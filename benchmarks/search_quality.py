@@ -114,10 +114,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     add_record_option(parser)
     arguments = parser.parse_args()
-    for name, known in (("networks", NETWORKS), ("methods", METHODS), ("trainings", TRAININGS)):
-        unknown = set(getattr(arguments, name).split(",")) - set(known)
+    for name, allowed in (("networks", NETWORKS), ("methods", METHODS), ("trainings", TRAININGS)):
+        unknown = set(getattr(arguments, name).split(",")) - set(allowed)
         if unknown:
-            parser.error(f"--{name} {', '.join(sorted(unknown))}: known are {', '.join(known)}")
+            parser.error(f"--{name} {', '.join(sorted(unknown))}: known are {', '.join(allowed)}")
     if arguments.train_networks and not arguments.cifar:
         parser.error("--train-networks needs --cifar")
     return arguments

@@ -77,10 +77,10 @@ class Pictures:
         """Training pictures, each shifted by up to four pixels and mirrored at random."""
         stored = F.pad(self.stored["x_train"][rows], (SHIFT,) * 4)
         size = IMAGE[1]
-        left, top = (torch.randint(0, 2 * SHIFT + 1, (len(rows), 1), generator=random) for _ in range(2))
+        column, row = (torch.randint(0, 2 * SHIFT + 1, (len(rows), 1), generator=random) for _ in range(2))
         along = torch.arange(size)
-        columns = torch.where(torch.rand(len(rows), 1, generator=random) < 0.5, along, along.flip(0)) + left
-        picked = torch.arange(len(rows))[:, None, None], (along + top)[:, :, None], columns[:, None, :]
+        columns = torch.where(torch.rand(len(rows), 1, generator=random) < 0.5, along, along.flip(0)) + column
+        picked = torch.arange(len(rows))[:, None, None], (along + row)[:, :, None], columns[:, None, :]
         return self.scaled(stored.permute(0, 2, 3, 1)[picked].permute(0, 3, 1, 2))
 
     def accuracy(self, module: nn.Module, split: str) -> float:

@@ -48,7 +48,7 @@ ITERATION = (
     ("Set the resource target of the iteration", "search/schedule.py"),
     ("Propose a narrower width for every group", "search/proposals.py"),
     ("Predict latencies with the table", "profilers/table/predict.py"),
-    ("Hand the proposals to workers", "search/executors/"),
+    ("Hand those that could win to workers", "search/executors/"),
     ("Cut, reconstruct or train, score", "search/worker.py"),
     ("Accept the best accuracy per saving", "search/netadapt.py"),
     ("Prove the winner, score it on all samples", "search/candidates.py"),

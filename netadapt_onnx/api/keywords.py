@@ -22,7 +22,9 @@ from netadapt_onnx.search.channel_choices import Floors, Steps
 from netadapt_onnx.search.executors.opening import Gpus
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.options import Evaluate, Rank, ReductionOf, Strategy
+from netadapt_onnx.search.options import Portfolio, Proposals, Rank, ReductionOf, Strategy
+from netadapt_onnx.search.presets import Preset
+from netadapt_onnx.search.run_options import Evaluate
 from netadapt_onnx.search.target_devices import Devices, Tables
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.labels import Choices
@@ -31,10 +33,13 @@ from netadapt_onnx.surgery.labels import Choices
 class AdaptKeywords(TypedDict, total=False):
     """The options of `adapt`."""
 
+    preset: Preset
     criterion: str | Criterion
     strategy: Strategy
     rank: Rank
     select: Select
+    proposals: Proposals
+    portfolio: Portfolio
     init_reduction_ratio: float
     decay: float
     init_reduction: str | float | None
@@ -45,6 +50,7 @@ class AdaptKeywords(TypedDict, total=False):
     floor: Floors
     finalists: int
     prune_small: bool
+    keep_blocks: bool
     allow_block_removal: bool
     short_term: int | None
     short_term_lr: float

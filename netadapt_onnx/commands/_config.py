@@ -84,7 +84,9 @@ def _checked(ctx: click.Context, option: click.Option, value: Any, place: str, f
         texts = [f"{name}{equals}{folder / path}" for name, equals, path in parts]
     words = texts if option.multiple else texts[0]
     try:
-        option.type_cast_value(ctx, words)
+        value = option.type_cast_value(ctx, words)
+        if option.callback is not None:
+            option.callback(ctx, option, value)
     except click.BadParameter as error:
         raise NetadaptError(f"{place}: {error.message.rstrip('.')}", code="config") from error
     except NetadaptError as error:  # out of its bounds

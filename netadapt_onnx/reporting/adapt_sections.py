@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from netadapt_onnx.common import render
@@ -10,7 +11,9 @@ from netadapt_onnx.reporting.adapt_run import AdaptRun
 from netadapt_onnx.reporting.page import Draw, collapsible, paragraph, section, table
 from netadapt_onnx.reporting.reproduction import reproduction
 from netadapt_onnx.reporting.table_rows import accuracy_row, result_rows, target_cells, verdict
-from netadapt_onnx.search.netadapt import Step
+from netadapt_onnx.search.netadapt import EvaluatedProposal, Step
+from netadapt_onnx.search.portfolio import PORTFOLIO
+from netadapt_onnx.search.proposals import TOGETHER
 from netadapt_onnx.search.result import Latency
 
 STATES = {True: "met", False: "missed", None: "predicted only"}
@@ -28,6 +31,7 @@ def adapt_sections(run: AdaptRun, draw: Draw, *, with_name: bool) -> list[str]:
         ("what came of it", _outcome(run)),
         *_accuracy_charts(run, draw),
         ("iterations", [_iterations(run)]),
+        ("who competed", _competitions(run)),
         ("channels", _channels(run, draw)),
         *((f"{name}: predicted and measured", _measurements(run, draw, name))
           for name in (*run.result.latencies, *run.result.measured)),
@@ -120,6 +124,34 @@ def _iterations(run: AdaptRun) -> str:
         for column in ([name] if render.is_counted(name) else [f"{name}, predicted", f"{name}, measured (95%)"])
     ]
     return table(["iteration", "group", "channels", "proposals", *columns, "held-out accuracy"], rows, "numbers named")
+
+
+def _competitions(run: AdaptRun) -> list[str]:
+    """A table of the methods whose widths competed, best first, and how far behind the winner each of them was.
+
+    A method is as good as the better of its solved and its trained model.
+    """
+    rows = []
+    for step in run.steps:
+        if step.group not in (TOGETHER, PORTFOLIO):
+            continue
+        scores = [_score(tried) for tried in step.tried]
+        best = max(scores, default=-math.inf)
+        for score, tried in sorted(zip(scores, step.tried, strict=True), key=lambda pair: -pair[0]):
+            values = [tried.accuracy, tried.finetuned]
+            cells = ["" if value is None else render.score(run.metric, value) for value in values]
+            behind = "failed" if math.isinf(score) else f"{best - score:.4f}"
+            rows.append([step.iteration, tried.group, tried.channels, *cells, behind])
+    if not rows:
+        return []
+    columns = ["iteration", "method", "channels", "solved", "trained for a short time", "behind"]
+    return [table(columns, rows, "numbers named")]
+
+
+def _score(tried: EvaluatedProposal) -> float:
+    """The better one of a proposal's accuracies; minus infinity if it has failed."""
+    values = (tried.accuracy, tried.finetuned)
+    return max((value for value in values if value is not None and math.isfinite(value)), default=-math.inf)
 
 
 def _amounts(step: Step, name: str) -> list[str]:

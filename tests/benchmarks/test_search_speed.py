@@ -46,8 +46,8 @@ def simulated(seed: int) -> tuple[SimulatedProblem, dict[str, np.ndarray]]:
 
 
 def recorded(one: SimulatedProblem, errors: Mapping[str, np.ndarray]) -> lazy_replay.RecordedSearch:
-    whole = {"macs": float(sum(GROUPS.values()))}
-    return lazy_replay.RecordedSearch(list(search(one)), one.start, whole, one.limits, errors)
+    unpruned = {"macs": float(sum(GROUPS.values()))}
+    return lazy_replay.RecordedSearch(list(search(one)), one.start, unpruned, one.limits, errors)
 
 
 @pytest.mark.parametrize("seed", range(3))

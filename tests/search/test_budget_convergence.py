@@ -18,6 +18,7 @@ from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search.budget_check import measurements
 from netadapt_onnx.search.budget_convergence import BudgetConvergence
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
+from netadapt_onnx.search.portfolio import PORTFOLIO
 from netadapt_onnx.search.run_directory import run as running
 from netadapt_onnx.search.schedule import Schedule
 from search_cases import FAST, history
@@ -202,3 +203,20 @@ def test_of_models_about_as_accurate_the_one_that_uses_most_of_the_budget_is_the
 
     steps = [step(1, 90, 0.75), step(2, 99, second)]
     assert BudgetConvergence({}, lambda *_: {}).best(problem, (), steps) == chosen
+
+
+@pytest.mark.parametrize(("correction", "chosen"), [(1.0, 2), (1.2, 1)])
+def test_what_the_portfolio_has_beaten_comes_back_only_if_its_winner_misses_the_budget(
+    correction: float, chosen: int
+) -> None:
+    problem = Problem(
+        choices=(), resources=lambda widths: {"macs": float(widths["a"])}, limits={"macs": 100.0},
+        start=Accepted(0.8, None, {}), schedule=Schedule(0.025, 0.96), max_iterations=100,
+    )  # fmt: skip
+
+    def step(iteration: int, group: str, width: int, accepted: Accepted) -> Step:
+        return Step(iteration, group, (0, width), {"a": width}, "macs", 0.0, {"macs": float(width)}, accepted, (), ())
+
+    beaten = step(1, "a", 99, Accepted(0.79, None, {}))
+    winner = step(2, PORTFOLIO, 90, Accepted(0.7, None, {"macs": correction}))
+    assert BudgetConvergence({}, lambda *_: {}).best(problem, (), [beaten, winner]) == chosen

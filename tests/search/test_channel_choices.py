@@ -136,7 +136,7 @@ def test_the_configuration_may_stand_in_pyproject(folder: Path, capsys: pytest.C
     ("line", "message", "hint"),
     [
         ("dekay = 1", "unknown key 'dekay' in adapt", "did you mean decay?"),
-        ("final-epochs = 'x'", "adapt.final-epochs: 'x' is not a valid integer", ""),
+        ("final-epochs = 'x'", "adapt.final-epochs: 'x' is neither auto nor a whole number", ""),
         ("rank = 'guess'", "adapt.rank: 'guess' is not one of", ""),
         ("resume = true", "unknown key 'resume' in adapt", ""),
     ],
