@@ -29,9 +29,9 @@ PROBE_ERROR = 0.1
 # Losses to these powers are tried: below 1 they spare many groups at the cost of a few, above 1 they spread the cut.
 POWERS = (1.0, 0.5, 0.35, 2.0)
 # Then so many times so many losses are drawn around those of the best widths so far, each times e^N(0, SIGMA).
-ROUNDS, DRAWS, SIGMA = 2, 4, 0.5
+ROUNDS, DRAWS, SIGMA = 1, 4, 0.5
 # Counts of one group that the program chooses among, before it gives back what fits.
-MOST_OPTIONS = 24
+MOST_OPTIONS = 12
 # A measurement that differs from the prediction costs one more round.
 MOST_ROUNDS = 4
 
