@@ -55,6 +55,7 @@ class AdaptKeywords(TypedDict, total=False):
     short_term: int | None
     short_term_lr: float
     final_epochs: int | Literal["auto"]
+    final_effort: float
     augment: bool | None
     max_iterations: int
     max_time: str | float | None

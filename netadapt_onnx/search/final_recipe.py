@@ -72,8 +72,8 @@ class FinalRecipe:
         if self.epochs is not None:
             return self.epochs * max(1, samples // size)
         before, after = (_macs(model) for model in (self.original, self.model))
-        steps = automatic_steps(samples, size, after, after / max(1, before))
-        return max(1, round(AGAIN * steps)) if self.again else steps
+        steps = self.options.final_effort * automatic_steps(samples, size, after, after / max(1, before))
+        return max(1, round(AGAIN * steps if self.again else steps))
 
     def training_options(self, settings: Settings, is_flip_invariant: bool) -> TrainingOptions:
         """What `train` takes.

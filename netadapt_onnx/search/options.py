@@ -168,6 +168,9 @@ class TrainingOptions:
         at_least=0,
         may_differ_on_resume=True,
     )
+    final_effort: float = by_preset(
+        "final_effort", "Times the length that the training at the end has with auto.", above=0
+    )
     augment: bool | None = option(
         None,
         "Show several views of each picture in it: crops, and mirror images where the original knows them.",

@@ -23,6 +23,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "proposals": "lazy",
         "finalists": 0,
         "portfolio": "trained",
+        "final_effort": 1.0,
     },
     "fast": {
         "criterion": "auto",
@@ -33,6 +34,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "proposals": "lazy",
         "finalists": 0,
         "portfolio": "solved",
+        "final_effort": 0.25,
     },
     "thorough": {
         "criterion": "auto",
@@ -43,6 +45,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "proposals": "all",
         "finalists": 3,
         "portfolio": "trained",
+        "final_effort": 2.0,
     },
     "paper": {
         "criterion": "l2",
@@ -53,6 +56,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "proposals": "all",
         "finalists": 0,
         "portfolio": "off",
+        "final_effort": 1.0,
     },
 }
 # What takes the place of a preset's options where a function of the user's judges and there are no data to train with.
