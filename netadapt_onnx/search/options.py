@@ -267,7 +267,7 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     @property
     def trains(self) -> bool:
         """Whether a search with data trains anything."""
-        return bool(self.final_epochs or self.short_term_steps or self.portfolio_steps)
+        return bool(self.final_epochs or self.short_term_steps)
 
     @property
     def max_time_s(self) -> float | None:

@@ -168,7 +168,7 @@ def test_a_final_training_that_does_not_help_is_explained(
     if how == "diverges":
         monkeypatch.setattr("netadapt_onnx.search.final_recipe.GENTLE", 1e6)
     else:
-        monkeypatch.setattr(final_training.FinalTraining, "_val_accuracy", lambda *_: -1.0)
+        monkeypatch.setattr(final_training.FinalTraining, "_score", lambda *_: -1.0)
     few = {**FAST, "final_epochs": 2, "max_iterations": 1}
     result = adapt(*task, "macs=0.8x", tmp_path / "run", **few)
     (note,) = [note for note in result.notes if "did not help" in note]
