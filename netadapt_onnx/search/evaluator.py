@@ -124,6 +124,10 @@ class DataEvaluator:
             return self._fidelity(rest, split)
         return accuracy(rest, split).value
 
+    def sampled_accuracy(self, proto: onnx.ModelProto) -> float:
+        """The accuracy, or the agreement, on the ranking samples."""
+        return self._on("ranking", self.ranking, proto, 1)
+
     def fidelity(self, proto: onnx.ModelProto) -> float:
         """The share of the variance of the original's outputs that a model's explain, on the ranking samples."""
         return self._fidelity(proto, self.ranking)

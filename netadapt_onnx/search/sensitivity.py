@@ -80,7 +80,7 @@ def sensitivity(
     inputs = dataset.train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))
     matrices = gram_matrices(trace, inputs, original_targets(trace, inputs, seed))
     by = criterion_on(criterion, dataset.train, seed)
-    before = evaluator.ranking_accuracy(proto)
+    before = evaluator.sampled_accuracy(proto)
     work = [(group, share, count) for group in trace.prunable for share, count in _counts(group, shares).items()]
     done = 0
 
@@ -88,8 +88,8 @@ def sensitivity(
         nonlocal done
         group, share, count = job
         keep = select(trace, {group.name: count}, by)
-        plain = evaluator.ranking_accuracy(resize(trace, keep))
-        reconstructed = evaluator.ranking_accuracy(reconstruct(trace, keep, matrices))
+        plain = evaluator.sampled_accuracy(resize(trace, keep))
+        reconstructed = evaluator.sampled_accuracy(reconstruct(trace, keep, matrices))
         done += 1
         if progress is not None:
             progress(done, len(work), f"cutting groups: {group.name}")
