@@ -110,19 +110,15 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: AdaptO
     dataset = None if data is None else load_dataset(folded, data, scored=arguments.evaluate is None)
     allowed_counts = arguments.allowed_counts
     choices = allowed_counts.choices(trace)
-    branches = () if arguments.keep_blocks else _removable_branches(trace, allowed_counts)
+    branches = () if arguments.keep_blocks else find_branches(trace)
     if arguments.allow_block_removal and not branches:
         raise NetadaptError(
             f"{model.path}: --allow-block-removal: no branch adds to a tensor that it is computed from",
             hint="leave it out",
             code="nothing-to-prune",
         )
+    protected = allowed_counts.protected(trace)  # frozen groups and those with a floor keep their branch
+    branches = tuple(branch for branch in branches if protected.isdisjoint(branch.groups))
     return PreparedModel(
         model, trace, dataset, (*choices, *branch_choices(branches)), allowed_counts, branches=branches
     )
-
-
-def _removable_branches(trace: Trace, allowed_counts: AllowedCounts) -> tuple[Branch, ...]:
-    """The branches in which no group is frozen or has a floor."""
-    branches, protected = find_branches(trace), allowed_counts.protected(trace)
-    return tuple(branch for branch in branches if protected.isdisjoint(branch.groups))

@@ -53,7 +53,9 @@ def test_networks_are_exported_inspected_and_adapted(name: str, tmp_path: Path) 
 
 def test_all_networks_are_tested() -> None:
     text = (EXAMPLES / "models.py").read_text()
-    assert {line[4 : line.index("(")] for line in text.splitlines() if line.endswith("-> NetworkAndInput:")} == set(NETWORKS)
+    assert {line[4 : line.index("(")] for line in text.splitlines() if line.endswith("-> NetworkAndInput:")} == set(
+        NETWORKS
+    )
 
 
 @pytest.fixture
