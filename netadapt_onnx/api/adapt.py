@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -14,8 +13,6 @@ from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import reporter, unheard
 from netadapt_onnx.common.provenance import versions
 from netadapt_onnx.common.resources import SEARCHED
-from netadapt_onnx.data.dataset import Dataset
-from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.execution import fingerprint
 from netadapt_onnx.search import dry_run as planning
 from netadapt_onnx.search.context import Notes, SearchEnvironment
@@ -65,8 +62,10 @@ def adapt(
     """
     settings = _options(budget, data, options)
     prepared = _prepared(model, data, settings)
-    if prepared.data is not None and (settings.trains or settings.portfolio_steps):
-        settings = _trainable(prepared, prepared.data, settings)
+    if prepared.data is not None and settings.trains:
+        from netadapt_onnx.training.trainable import require_trainable
+
+        require_trainable(prepared.trace.folded.proto, prepared.data)
     return _adapted(prepared, settings, Path(out))
 
 
@@ -87,22 +86,6 @@ def _options(budget: Budgets, data: Data, keywords: Mapping[str, Any]) -> AdaptO
 
 def _prepared(model: Source, data: Data, options: AdaptOptions) -> PreparedModel:
     return prepare(open_model(model), data, options)
-
-
-def _trainable(prepared: PreparedModel, data: Dataset, options: AdaptOptions) -> AdaptOptions:
-    """The options for what can be trained. Raises NetadaptError where nothing can and the user has asked for it.
-
-    Where nothing is trained but the candidates of a portfolio, those that cannot be are compared as they are.
-    """
-    from netadapt_onnx.training.trainable import require_trainable
-
-    try:
-        require_trainable(prepared.trace.folded.proto, data)
-    except NetadaptError:
-        if options.trains:
-            raise
-        return replace(options, portfolio="solved")
-    return options
 
 
 def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> AdaptResult:

@@ -93,7 +93,7 @@ class IterationLoop:
         options, candidates, prepared = self._context.options, self._candidates, self._context.prepared
         if prepared.data is None:
             return Methods(knapsack=candidates.importances if options.strategy == "knapsack" else None)
-        trains = options.portfolio == "trained"
+        trains = options.portfolio_steps > 0
         plan = PortfolioPlan(
             options.strategy,
             losses=None if options.strategy == "curves" else candidates.losses,

@@ -261,8 +261,11 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
 
     @property
     def portfolio_steps(self) -> int:
-        """Steps of the first round of training in which the candidates of the portfolio compete; 0: none."""
-        return PORTFOLIO_STEPS if self.portfolio == "trained" else 0
+        """Steps of the first round of training in which the candidates of the portfolio compete.
+
+        There are none for a run without a training at the end: who wants none, wants none on the way.
+        """
+        return PORTFOLIO_STEPS if self.portfolio == "trained" and self.final_epochs else 0
 
     @property
     def trains(self) -> bool:
