@@ -43,6 +43,8 @@ from search_networks import NETWORKS, Places  # noqa: E402
 PEER = "torch-pruning==1.6.1"
 PRESETS = ("balanced", "fast", "thorough", "paper")
 ROUND_TO = {"torch-pruning/8": 8, "torch-pruning/16": 16}
+# Presets whose candidates are trained for a short time, also where the benchmark does the training at the end.
+COMPETES_TRAINED = {"balanced": {"portfolio": "trained"}, "thorough": {"portfolio": "trained"}}
 METHODS = (*PRESETS, "uniform", *ROUND_TO)
 TRAININGS = ("same", "own")
 DEFAULT_NETWORKS = ("convnet", "resnet20", "mobilenet", "efficientnet-lite0")
@@ -219,7 +221,7 @@ def small_model(case: Case, places: Places) -> tuple[Any, dict[str, float]]:
     network = NETWORKS[case.network]
     model, data, folder = network.file(places), network.data(places), places.work / case.network
     if case.method in PRESETS:
-        own = {} if case.training == "own" else {"final_epochs": 0}
+        own = {} if case.training == "own" else {"final_epochs": 0, **COMPETES_TRAINED.get(case.method, {})}
         result = netadapt_onnx.adapt(
             model,
             data,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Strategy = Literal["netadapt", "knapsack", "curves"]
 Proposals = Literal["lazy", "all"]
-Portfolio = Literal["trained", "solved", "off"]
+Portfolio = Literal["auto", "trained", "solved", "off"]
 Rank = Literal["reconstruct", "finetune"]
 ReductionOf = Literal["initial", "current"]
 
@@ -108,7 +108,7 @@ class SearchOptions:
     portfolio: Portfolio = by_preset(
         "portfolio",
         "At the end the search's widths compete with uniform ones and with those of other methods: after a short "
-        "training, as they are once solved, or not at all.",
+        "training (auto: if the run trains at all), as they are once solved, or not at all.",
         choices=get_args(Portfolio),
     )
     init_reduction_ratio: float = option(0.025, "The first step's share.", above=0, at_most=1)
@@ -263,14 +263,14 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     def portfolio_steps(self) -> int:
         """Steps of the first round of training in which the candidates of the portfolio compete.
 
-        There are none for a run without a training at the end: who wants none, wants none on the way.
+        By default there are none for a run without a training at the end: who wants none, wants none on the way.
         """
-        return PORTFOLIO_STEPS if self.portfolio == "trained" and self.final_epochs else 0
+        return PORTFOLIO_STEPS if self.portfolio == "trained" or (self.portfolio == AUTO and self.final_epochs) else 0
 
     @property
     def trains(self) -> bool:
         """Whether a search with data trains anything."""
-        return bool(self.final_epochs or self.short_term_steps)
+        return bool(self.final_epochs or self.short_term_steps or self.portfolio_steps)
 
     @property
     def max_time_s(self) -> float | None:

@@ -22,7 +22,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "keep_blocks": False,
         "proposals": "lazy",
         "finalists": 0,
-        "portfolio": "trained",
+        "portfolio": "auto",
         "final_effort": 1.0,
     },
     "fast": {
@@ -44,7 +44,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "keep_blocks": False,
         "proposals": "all",
         "finalists": 3,
-        "portfolio": "trained",
+        "portfolio": "auto",
         "final_effort": 2.0,
     },
     "paper": {

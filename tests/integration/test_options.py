@@ -103,6 +103,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "init_reduction_ratio": ("0.1", 0.1),
     "proposals": ("all", "all"),
     "portfolio": ("off", "off"),
+    "final_effort": ("0.5", 0.5),
     "decay": ("0.5", 0.5),
     "init_reduction": ("0.05x", "0.05x"),
     "reduction_of": ("current", "current"),
