@@ -215,6 +215,7 @@ class PruneKeywords(TypedDict, total=False):
     data: File | None
     reconstruct: bool | None
     check: bool
+    table: File | None
     choices: Choices | None
     overwrite: bool
     shapes: Mapping[str, tuple[int, ...]]

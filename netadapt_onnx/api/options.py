@@ -53,6 +53,11 @@ class PruneOptions(CheckedOptions):
     data: File | None = option(None, _DATA, on_command_line=False)
     reconstruct: bool | None = option(None, "Solve what is left by least squares to put out what it did.")
     check: bool = option(False, "Prove that pruned equals masked. Without -o always done.", flag="--verify")
+    table: File | None = option(
+        None,
+        "Predict the latency by this table from `profile`, and propose counts that its device likes.",
+        is_path=True,
+    )
     choices: Choices | None = option(None, "Of attention, and of states that may change.", on_command_line=False)
     overwrite: bool = same_option(SharedOptions, "overwrite")
     shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")

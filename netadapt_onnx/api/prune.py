@@ -13,6 +13,7 @@ import onnx
 from netadapt_onnx.api.options import PruneOptions
 from netadapt_onnx.api.source import Source, open_model, prepare_output
 from netadapt_onnx.common.budget import parse_budgets
+from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.provenance import provenance, stored_bytes
@@ -62,6 +63,16 @@ class PruneResult:
     model: Path | None
     met: bool
     note: str = ""
+    proposal: Proposal | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Counts near those of a cut that a table predicts to be better, in the words of `prune`, and their latency."""
+
+    keep: Mapping[str, int]
+    latency_ms: float
+    words: str
 
 
 @dataclass(frozen=True)
@@ -167,17 +178,57 @@ def _prune(source: Model, original: Trace, output: File | None, options: PruneOp
     if output is not None and (proof is None or proof.exact):
         written = save(small, output, metadata=metadata, overwrite=options.overwrite, planned=interface)
         write_atomically(plan_file(written), plan_of(cut.kept, removed).encode())
+    groups = {g.name: (g.channels, len(cut.kept.get(g.name, range(g.channels)))) for g in trace.prunable}
+    after = cost_model(sizes).to_resources(file_bytes(small) if written is None else written.stat().st_size)
+    lines = _notes(trace, cut, removed, proof)
+    proposal = None
+    if options.table is not None:
+        before_ms, after_ms, proposal, caution = _predicted(Path(options.table), source, original, trace, groups)
+        before, after = replace(before, latency_ms=before_ms), replace(after, latency_ms=after_ms)
+        lines += [caution] if caution else []
     folded = trace.folded
     untrainable = folded.unrunnable or folded.unrun or trace.subgraphs or trace.flat.untraced
     return (UntrainableResult if untrainable else PruneResult)(
         before=before,
-        after=cost_model(sizes).to_resources(file_bytes(small) if written is None else written.stat().st_size),
-        groups={g.name: (g.channels, len(cut.kept.get(g.name, range(g.channels)))) for g in trace.prunable},
+        after=after,
+        groups=groups,
         verify=proof,
         model=written,
         met=cut.met,
-        note="; ".join(_notes(trace, cut, removed, proof)),
+        note="; ".join(lines),
+        proposal=proposal,
     )
+
+
+def _predicted(
+    file: Path, source: Model, original: Trace, trace: Trace, groups: Mapping[str, tuple[int, int]]
+) -> tuple[float, float | None, Proposal | None, str]:
+    """The latency before and after a cut by a table, counts that its device likes better, and what to say of them.
+
+    A table knows nothing of a model without some of its branches: then there is no latency after the cut.
+    """
+    from netadapt_onnx.graph.original_file import as_given
+    from netadapt_onnx.profilers.table.faster_counts import faster_counts
+    from netadapt_onnx.profilers.table.original_time import predict_original
+    from netadapt_onnx.profilers.table.predict import Table
+
+    table = Table.load(file, original.folded.proto)
+    before_ms = predict_original(table, as_given(source, original.folded.proto), original.folded.shapes).ms
+    if trace is not original:
+        return before_ms, None, None, "the table does not predict a model without branches"
+    counts = {name: after for name, (before, after) in groups.items() if after != before}
+    after_ms = table.predict(trace.resized_shapes(select(trace, counts, "first")))
+    better = faster_counts(table, trace, counts, before_ms) if counts else None
+    proposal = None
+    if better is not None:
+        words = shell_command(word for name, n in better.counts.items() for word in ("--keep", f"{name}={n}"))
+        proposal = Proposal(better.counts, better.ms, words)
+    slower = after_ms > before_ms
+    caution = f"predicted to be slower than the original: {after_ms:.3g} ms, {before_ms:.3g} before" if slower else ""
+    if proposal is not None:
+        what = "counts near by are faster" if slower else "counts near by keep more channels at no more time"
+        caution = f"{caution}; " * bool(caution) + f"{what} ({proposal.latency_ms:.3g} ms): {proposal.words}"
+    return before_ms, after_ms, proposal, caution
 
 
 def _choose(trace: Trace, cost_model: CostModel, options: PruneOptions, before: Resources, extra_bytes: int) -> _Cut:
