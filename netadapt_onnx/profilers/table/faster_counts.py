@@ -32,7 +32,7 @@ def faster_counts(table: Table, trace: Trace, counts: Mapping[str, int], origina
         original_ms: The original's latency.
 
     Returns:
-        The counts; None where none near by are better.
+        The counts; None where none near by are better, or only the original is.
     """
     best = {name: best_counts(table, trace, name) for name in counts}
 
@@ -55,4 +55,5 @@ def faster_counts(table: Table, trace: Trace, counts: Mapping[str, int], origina
             break
         chosen[fastest] = lower[fastest] or chosen[fastest]
         now = times[fastest]
-    return FasterCounts(chosen, now) if chosen != dict(counts) else None
+    is_cut = any(chosen[name] < trace.group(name).channels for name in chosen)  # else it is the original
+    return FasterCounts(chosen, now) if is_cut and chosen != dict(counts) and now <= original_ms else None

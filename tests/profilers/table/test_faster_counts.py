@@ -64,3 +64,20 @@ def test_counts_at_the_top_of_their_steps_are_left_alone(traced: Trace) -> None:
     original = device.predict(traced.flat.shapes)
     counts = {group.name: 48 for group in traced.prunable}
     assert faster_counts(cast(Any, device), traced, counts, original) is None
+
+
+class OneWidth(Device):
+    """A device that likes one width alone: convs of any other take twice as long."""
+
+    staircase = Staircase(1, 1)
+
+    def predict_units(self, shapes: Shapes) -> dict[str, float]:
+        fast = {name: shapes[w][0] == 96 and shapes[w][1] in (3, 96) for name, w in self.weights.items()}
+        return {name: 1.0 if is_fast else 2.0 for name, is_fast in fast.items()}
+
+
+@pytest.mark.parametrize("groups", [1, None])
+def test_the_original_is_not_proposed_in_place_of_a_cut(traced: Trace, groups: int | None) -> None:
+    device = OneWidth(traced)
+    counts = {group.name: 80 for group in traced.prunable[:groups]}
+    assert faster_counts(cast(Any, device), traced, counts, device.predict(traced.flat.shapes)) is None
