@@ -29,6 +29,7 @@ from netadapt_onnx.search.tables import latency_by_layer
 from netadapt_onnx.search.width_program import solve
 from netadapt_onnx.search.worker import BRANCH_SAMPLES, CALIBRATION_SAMPLES
 from netadapt_onnx.surgery.criteria.obs import error_curves
+from netadapt_onnx.surgery.reconstruct.gram import own_gram_matrices
 from netadapt_onnx.training.data_criteria import criterion_on
 
 
@@ -84,9 +85,10 @@ def _curves(
 ) -> DryRun:
     """The widths that the error curves alone would choose; residual branches, which only probes can value, stay."""
     assert prepared.data is not None
-    inputs = prepared.data.train.sample(CALIBRATION_SAMPLES, options.seed).batch(slice(None))
-    held_out = prepared.data.val.sample(BRANCH_SAMPLES, options.seed).batch(slice(None))
-    errors = error_curves(prepared.trace, inputs, held_out, options.seed)
+    samples = ((prepared.data.train, CALIBRATION_SAMPLES), (prepared.data.val, BRANCH_SAMPLES))
+    inputs = [split.sample(count, options.seed).batch(slice(None)) for split, count in samples]
+    solving, held_out = (own_gram_matrices(prepared.trace, arrays, options.seed) for arrays in inputs)
+    errors = error_curves(prepared.trace, solving, held_out)
     chosen = solve(prepared.choices, prepared.widths, errors, predict, limits, MOST_OPTIONS)
     note = "all of them at once, by their error curves; the run probes every group and branch before it chooses"
     return _joint(chosen, prepared, predict, current, limits, note)

@@ -14,7 +14,7 @@ from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.gram import own_gram_matrices
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
@@ -78,7 +78,7 @@ def sensitivity(
     proto = trace.folded.proto
     evaluator = DataEvaluator(dataset, proto, seed)
     inputs = dataset.train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))
-    matrices = gram_matrices(trace, inputs, original_targets(trace, inputs, seed))
+    matrices = own_gram_matrices(trace, inputs, seed)
     by = criterion_on(criterion, dataset.train, seed)
     before = evaluator.sampled_accuracy(proto)
     work = [(group, share, count) for group in trace.prunable for share, count in _counts(group, shares).items()]

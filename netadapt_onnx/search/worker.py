@@ -32,6 +32,7 @@ from netadapt_onnx.surgery.reconstruct.gram import (
     Targets,
     gram_matrices,
     original_targets,
+    own_gram_matrices,
 )
 from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
 from netadapt_onnx.surgery.resize import resize
@@ -208,9 +209,8 @@ class WorkerContext:
     def error_curves(self) -> Losses:
         """By group, the error on held-out samples when 0, 1, 2 ... of the original's channels are gone."""
         assert self._data is not None
-        trace, held_out = self.original.trace, self._data.val.sample(BRANCH_SAMPLES, self._seed).batch(slice(None))
-        inputs, _ = self.calibration(RANKED_SAMPLES)
-        return error_curves(trace, inputs, held_out, self._seed)
+        trace, inputs = self.original.trace, self._data.val.sample(BRANCH_SAMPLES, self._seed).batch(slice(None))
+        return error_curves(trace, self.gram_matrices(self.original), own_gram_matrices(trace, inputs, self._seed))
 
     def __reduce__(self) -> tuple[Any, ...]:
         data, evaluator = self._data, self._evaluator

@@ -21,7 +21,7 @@ from netadapt_onnx.surgery.criteria.elimination import Elimination, eliminate
 from netadapt_onnx.surgery.criteria.scores import Criterion, RememberedScores
 from netadapt_onnx.surgery.criteria.weights import l2
 from netadapt_onnx.surgery.groups import Group
-from netadapt_onnx.surgery.reconstruct.gram import GramMatrices, gram_matrices, original_targets
+from netadapt_onnx.surgery.reconstruct.gram import GramMatrices, own_gram_matrices
 from netadapt_onnx.surgery.trace import Trace
 
 OBS = "obs"
@@ -40,28 +40,21 @@ def obs_criterion(inputs: Callable[[], Arrays], seed: int = 0) -> Criterion:
 
 
 def _label_scores(trace: Trace, inputs: Arrays, seed: int) -> np.ndarray:
-    matrices = gram_matrices(trace, inputs, original_targets(trace, inputs, seed))
+    matrices = own_gram_matrices(trace, inputs, seed)
     scores = np.zeros(len(trace.roots))
     for name, elimination in eliminations(trace, matrices).items():
         scores[trace.members[name]] = elimination.scores[elimination.class_of]
     return scores
 
 
-def error_curves(trace: Trace, inputs: Arrays, held_out: Arrays | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+def error_curves(
+    trace: Trace, matrices: Mapping[str, GramMatrices], held_out: Mapping[str, GramMatrices] | None = None
+) -> dict[str, np.ndarray]:
     """By prunable group, the error of its consumers when 0, 1, 2 ... of its channels are gone, (channels + 1,).
 
-    Args:
-        trace: The model.
-        inputs: The calibration inputs, samples first.
-        held_out: Other inputs, which errors are measured on; by default on those that solve.
-        seed: The seed of the positions at which layers are looked at.
+    The arguments are those of `eliminations`.
     """
-    both = [
-        None if arrays is None else gram_matrices(trace, arrays, original_targets(trace, arrays, seed))
-        for arrays in (inputs, held_out)
-    ]
-    assert both[0] is not None
-    return {name: elimination.curve for name, elimination in eliminations(trace, both[0], both[1]).items()}
+    return {name: elimination.curve for name, elimination in eliminations(trace, matrices, held_out).items()}
 
 
 def eliminations(

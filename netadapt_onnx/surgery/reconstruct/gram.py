@@ -184,6 +184,17 @@ def _with_outputs(matrices: GramMatrices, layer: Linear, kept_outputs: Array | N
     return replace(matrices, cross=matrices.cross[:, :, kept_outputs], mean_out=matrices.mean_out[:, kept_outputs])
 
 
+def own_gram_matrices(trace: Trace, inputs: Arrays, seed: int = 0) -> dict[str, GramMatrices]:
+    """Gram matrices of each layer's inputs, and of these against its own outputs, by layer.
+
+    Args:
+        trace: The model.
+        inputs: The calibration inputs, samples first.
+        seed: The seed of the sampled positions.
+    """
+    return gram_matrices(trace, inputs, original_targets(trace, inputs, seed))
+
+
 class GramSums:
     """Accumulates the Gram matrices of a layer; products in float32 of a chunk of samples, their sum in float64.
 
