@@ -136,16 +136,11 @@ class DataEvaluator:
         """What decides whether a training has helped: accuracy on all validation samples, without labels fidelity."""
         if self.metric != "agreement":
             return self.val_accuracy(proto)
-        return explained(outputs(proto, self.dataset.val, threads=self.threads), self._outputs_of_original("val"))
+        val = self.dataset.val
+        return explained(outputs(proto, val, threads=self.threads), self._original_outputs("val", val, self.threads))
 
     def _fidelity(self, proto: onnx.ModelProto, split: Split) -> float:
-        return explained(outputs(proto, split), self._outputs_of_original("ranking"))
-
-    def _outputs_of_original(self, name: str) -> Mapping[str, np.ndarray]:
-        if name not in self._references:
-            split = self.ranking if name == "ranking" else self.dataset.val
-            self._references[name] = outputs(self.original, split)
-        return self._references[name]
+        return explained(outputs(proto, split), self._original_outputs("ranking", self.ranking, 1))
 
     @property
     def ranking(self) -> Split:
@@ -188,9 +183,13 @@ class DataEvaluator:
         return accuracy(proto, split, reference=self._reference(name, split, threads), threads=threads).value
 
     def _reference(self, name: str, split: Split, threads: int) -> Mapping[str, np.ndarray] | None:
-        if split.metric == "agreement" and name not in self._references:
+        """What a model is to agree with on a split; None where there is something better to score it by."""
+        return self._original_outputs(name, split, threads) if split.metric == "agreement" else None
+
+    def _original_outputs(self, name: str, split: Split, threads: int) -> Mapping[str, np.ndarray]:
+        if name not in self._references:
             self._references[name] = outputs(self.original, split, threads=threads)
-        return self._references.get(name)
+        return self._references[name]
 
 
 def evaluator_for(prepared: PreparedModel, arguments: AdaptOptions) -> Evaluator:

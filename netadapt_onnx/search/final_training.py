@@ -63,7 +63,8 @@ class FinalTraining:
             return searched
         proto = context.fold(load(file).proto).proto
         score = context.evaluator.training_score
-        if not score(proto) >= score(searched):  # NaN is no improvement either
+        before = evaluations[0].accuracy if evaluations else score(searched)
+        if not score(proto) >= before:  # NaN is no improvement either
             context.notes.add(NO_HELP)
             return searched
         return proto
