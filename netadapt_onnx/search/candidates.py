@@ -132,14 +132,10 @@ class Candidates:
         return self._evaluate(iteration, proposals, numbers, EvaluationPlan("finalists", self._short_training()))
 
     def solve_jointly(
-        self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]
+        self, iteration: int, name: str, proposals: Sequence[Proposal], numbers: Sequence[int]
     ) -> list[float | None]:
         """The ranking accuracy of joint proposals, all of their layers solved in order; None for one that failed."""
-        return self._evaluate(iteration, proposals, numbers, EvaluationPlan("solved", in_order=True))
-
-    def solve_curves(self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
-        """The same for those among which the curves choose their candidate for a portfolio."""
-        return self._evaluate(iteration, proposals, numbers, EvaluationPlan("curves", in_order=True))
+        return self._evaluate(iteration, proposals, numbers, EvaluationPlan(name, in_order=True))
 
     def train_jointly(
         self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int], steps: int

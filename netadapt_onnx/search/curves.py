@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.joint_iteration import best_first
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, corrected, furthest, met, widths_after
 from netadapt_onnx.search.proposals import TOGETHER, Proposal, joint_proposal
 from netadapt_onnx.search.width_program import Losses, solve
@@ -119,8 +120,7 @@ class Competition:
 
     def best(self) -> int | None:
         """The number of the best proposal, the first of equals; None if all have failed."""
-        finite = {n: a for n, a in enumerate(self.accuracies) if a is not None and math.isfinite(a)}
-        return max(finite, key=lambda n: (finite[n], -n), default=None)
+        return next(iter(best_first(dict(enumerate(self.accuracies)))), None)
 
 
 # Evaluates some of the proposals, by their numbers.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netadapt_onnx.search.netadapt import (
@@ -81,3 +82,14 @@ def joint_iteration(
         tuple(by_widths.values()),
         group,
     )
+
+
+def finite_accuracies(accuracies: Mapping[int, float | None]) -> dict[int, float]:
+    """The accuracies of proposals, by number, without those that failed."""
+    return {n: accuracy for n, accuracy in accuracies.items() if accuracy is not None and math.isfinite(accuracy)}
+
+
+def best_first(accuracies: Mapping[int, float | None]) -> list[int]:
+    """The numbers of the proposals that did not fail, the most accurate first; ties go to the earlier one."""
+    finite = finite_accuracies(accuracies)
+    return sorted(finite, key=lambda number: (-finite[number], number))

@@ -15,6 +15,9 @@ from netadapt_onnx.search.netadapt import Accepted, Iteration, Problem, Ranking,
 from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.width_program import Losses
 
+# The folders of an iteration for solved candidates, and for those of which the curves send one to a portfolio.
+SOLVED, CURVES = "solved", "curves"
+
 
 class Evaluates(Protocol):
     """Makes proposals into models; `Candidates` of a run, or the functions of a test."""
@@ -28,15 +31,9 @@ class Evaluates(Protocol):
         ...
 
     def solve_jointly(
-        self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]
+        self, iteration: int, name: str, proposals: Sequence[Proposal], numbers: Sequence[int]
     ) -> Sequence[float | None]:
-        """The accuracy of joint proposals with all of their layers solved in order."""
-        ...
-
-    def solve_curves(
-        self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]
-    ) -> Sequence[float | None]:
-        """The same for those among which the curves choose their candidate for a portfolio."""
+        """The accuracy of joint proposals with all of their layers solved in order; `name` is that of their folder."""
         ...
 
     def train_jointly(
@@ -92,7 +89,7 @@ def _joint_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], 
 def _curves_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], losses: Losses) -> Step | None:
     """The step to the best widths by error curves; None if there are none that were not had before."""
     number = len(steps) + 1
-    competition = curves.compete(problem, steps, losses, partial(candidates.solve_jointly, number))
+    competition = curves.compete(problem, steps, losses, partial(candidates.solve_jointly, number, SOLVED))
     if not competition.proposals:
         return None
     joint = joint_iteration(problem, steps, competition.proposals)
@@ -129,7 +126,7 @@ def _portfolio_step(problem: Problem, candidates: Evaluates, steps: Sequence[Ste
     number = len(steps) + 1
     others: list[Proposal] = []
     if plan.losses is not None:
-        competition = curves.compete(problem, steps, plan.losses(), partial(candidates.solve_curves, number))
+        competition = curves.compete(problem, steps, plan.losses(), partial(candidates.solve_jointly, number, CURVES))
         best = competition.best()
         others += [] if best is None else [replace(competition.proposals[best], method="curves")]
     if plan.importances is not None:
@@ -137,7 +134,7 @@ def _portfolio_step(problem: Problem, candidates: Evaluates, steps: Sequence[Ste
     joint = portfolio.propose(problem, steps, plan, others)
     if joint is None:
         return None
-    solve = partial(candidates.solve_jointly, number, joint.proposals)
+    solve = partial(candidates.solve_jointly, number, SOLVED, joint.proposals)
     train = partial(candidates.train_jointly, number, joint.proposals)
     winner, evaluated = portfolio.compete(joint, solve, train, plan.train_steps)
     return joint.step(winner, candidates.accept(number, joint.proposals[winner]), evaluated)

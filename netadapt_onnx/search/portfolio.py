@@ -9,9 +9,9 @@ so that no search ends behind them by more than the noise of that comparison.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from netadapt_onnx.search.joint_iteration import JointIteration, joint_iteration
+from netadapt_onnx.search.joint_iteration import JointIteration, best_first, finite_accuracies, joint_iteration
 from netadapt_onnx.search.methods import PortfolioPlan
 from netadapt_onnx.search.netadapt import (
     EvaluatedProposal,
@@ -87,16 +87,16 @@ def compete(
     """
     numbers = list(range(len(iteration.proposals)))
     solved = list(solve(numbers))
-    scores = _finite(dict(zip(numbers, solved, strict=True)))
+    scores = finite_accuracies(dict(zip(numbers, solved, strict=True)))
     finetuned: dict[int, float | None] = {}
-    contenders = _best_first(scores)
+    contenders = best_first(scores)
     uniform = [number for number in contenders[MOST_TRAINED:] if iteration.proposals[number].method == UNIFORM]
     contenders = [*contenders[: MOST_TRAINED - len(uniform)], *uniform]
     while train is not None and train_steps and len(contenders) > 1:
         accuracies = dict(zip(contenders, train(contenders, train_steps), strict=True))
         finetuned |= accuracies
-        trained = {number: max(accuracy, scores[number]) for number, accuracy in _finite(accuracies).items()}
-        ranked = _best_first(trained) or contenders
+        trained = {number: max(accuracy, scores[number]) for number, accuracy in finite_accuracies(accuracies).items()}
+        ranked = best_first(trained) or contenders
         contenders = ranked[: math.ceil(len(contenders) / 2)]
         train_steps *= 2
     evaluated = [iteration.evaluated(number, solved[number], finetuned.get(number)) for number in numbers]
@@ -107,12 +107,3 @@ def _uniform(problem: Problem, plan: PortfolioPlan, predict: Predict) -> list[Pr
     """Uniform widths; they keep all residual branches."""
     widths = largest_uniform(problem.choices, dict.fromkeys(plan.branches, 1), predict, problem.limits)
     return [] if widths is None else [joint_proposal(UNIFORM, widths, predict(widths))]
-
-
-def _best_first(scores: Mapping[int, float]) -> list[int]:
-    return sorted(scores, key=lambda number: (-scores[number], number))
-
-
-def _finite(accuracies: Mapping[int, float | None]) -> dict[int, float]:
-    """Without the candidates that failed."""
-    return {n: accuracy for n, accuracy in accuracies.items() if accuracy is not None and math.isfinite(accuracy)}

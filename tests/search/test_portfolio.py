@@ -90,7 +90,7 @@ def test_the_history_says_who_competed_and_the_search_goes_on_from_the_winner() 
     def macs(widths: Any) -> dict[str, float]:
         return {"macs": 1.0 * widths["a"] + widths["b"]}
 
-    def solved(_: int, proposals: Any, numbers: Sequence[int]) -> list[float]:
+    def solved(_: int, __: str, proposals: Any, numbers: Sequence[int]) -> list[float]:
         return [accuracy(proposals[number].widths) for number in numbers]
 
     one = problem(

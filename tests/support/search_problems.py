@@ -21,8 +21,7 @@ class SimulatedProblem(Problem):
 
     rank: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
     refine: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
-    solve_jointly: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
-    solve_curves: Callable[[int, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
+    solve_jointly: Callable[[int, str, Sequence[Proposal], Sequence[int]], Sequence[float | None]] = lambda *_: ()
     train_jointly: Callable[[int, Sequence[Proposal], Sequence[int], int], Sequence[float | None]] = lambda *_: ()
     accept: Callable[[int, Proposal], Accepted] = lambda *_: Accepted(0.0, None, {})
 
@@ -66,7 +65,7 @@ def problem(
         limits=limits,
         start=Accepted(accuracy(channels) or 0.0, accuracy(channels) or 0.0, {}),
         rank=lambda _, proposals, numbers: [accuracy(proposals[number].widths) for number in numbers],
-        solve_jointly=lambda _, proposals, numbers: [accuracy(proposals[number].widths) for number in numbers],
+        solve_jointly=lambda _, __, proposals, numbers: [accuracy(proposals[number].widths) for number in numbers],
         accept=lambda _, proposal: accept(proposal.widths),
         schedule=Schedule(0.025, 0.96),
         max_iterations=100,
