@@ -183,7 +183,7 @@ def _prune(source: Model, original: Trace, output: File | None, options: PruneOp
     lines = _notes(trace, cut, removed, proof)
     proposal = None
     if options.table is not None:
-        before_ms, after_ms, proposal, caution = _predicted(Path(options.table), source, original, trace, groups)
+        before_ms, after_ms, proposal, caution = _predicted(Path(options.table), source, original, trace, groups, sizes)
         before, after = replace(before, latency_ms=before_ms), replace(after, latency_ms=after_ms)
         lines += [caution] if caution else []
     folded = trace.folded
@@ -201,7 +201,7 @@ def _prune(source: Model, original: Trace, output: File | None, options: PruneOp
 
 
 def _predicted(
-    file: Path, source: Model, original: Trace, trace: Trace, groups: Mapping[str, tuple[int, int]]
+    file: Path, source: Model, original: Trace, trace: Trace, groups: Mapping[str, tuple[int, int]], sizes: Shapes
 ) -> tuple[float, float | None, Proposal | None, str]:
     """The latency before and after a cut by a table, counts that its device likes better, and what to say of them.
 
@@ -217,7 +217,7 @@ def _predicted(
     if trace is not original:
         return before_ms, None, None, "the table does not predict a model without branches"
     counts = {name: after for name, (before, after) in groups.items() if after != before}
-    after_ms = table.predict(trace.resized_shapes(select(trace, counts, "first")))
+    after_ms = table.predict(sizes)
     better = faster_counts(table, trace, counts, before_ms) if counts else None
     proposal = None
     if better is not None:

@@ -15,6 +15,7 @@ from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape
+from netadapt_onnx.common.options import word_of
 from netadapt_onnx.errors import NetadaptError, is_interruption
 from netadapt_onnx.reporting import REPORT_FILE
 from netadapt_onnx.reporting.table_rows import result_rows, scores, target_cells, verdict
@@ -90,13 +91,9 @@ def _plan(planned: DryRun) -> str:
     ]
     if planned.skipped:
         parts.append(f"no proposal of its own: {', '.join(planned.skipped)}")
-    chosen = ", ".join(f"{name.replace('_', '-')} {_word(value)}" for name, value in planned.options.items())
+    chosen = ", ".join(f"{name.replace('_', '-')} {word_of(value)}" for name, value in planned.options.items())
     parts.append(f"preset {planned.preset}: {chosen}")
     return "\n\n".join([*parts, *planned.notes, "next: the same with -o RUN in the place of --dry-run"])
-
-
-def _word(value: object) -> str:
-    return str(value) if not isinstance(value, bool) else "yes" if value else "no"
 
 
 def _models(result: AdaptResult) -> str:

@@ -158,6 +158,11 @@ def plain(value: Any) -> Any:
     return [plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
+def word_of(value: Any) -> str:
+    """The value of an option as help and texts show it."""
+    return str(value) if not isinstance(value, bool) else "yes" if value else "no"
+
+
 def different_options(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     """The names of recorded options that differ; one that only one of two versions has counts where it is on."""
     return [

@@ -21,6 +21,7 @@ from netadapt_onnx.common.options import (
     declared_options,
     option,
     plain,
+    word_of,
 )
 from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.errors import NetadaptError
@@ -56,13 +57,9 @@ def by_preset(name: str, help: str, **declared: Any) -> Any:
     """Declare an option whose default depends on `--preset`."""
     values = {preset: PRESETS[preset][name] for preset in NAMES}
     usual = values[DEFAULT_PRESET]
-    others = {f"{preset}: {_word(value)}" for preset, value in values.items() if value != usual}
-    text = "; ".join([_word(usual), *sorted(others)])
+    others = {f"{preset}: {word_of(value)}" for preset, value in values.items() if value != usual}
+    text = "; ".join([word_of(usual), *sorted(others)])
     return option(None, help, default_text="" if isinstance(usual, bool) else text, **declared)
-
-
-def _word(value: Any) -> str:
-    return "no" if value is False else "yes" if value is True else str(value)
 
 
 @dataclass(frozen=True)

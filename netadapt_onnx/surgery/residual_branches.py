@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.nodes import captured, node_name, reads
+from netadapt_onnx.graph.nodes import captured, node_name, reads, replace_all
 from netadapt_onnx.graph.runtime import random_inputs, run, session
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.surgery.trace import Trace, trace
@@ -101,11 +101,9 @@ def without(folded: FoldedModel, names: Collection[str]) -> FoldedModel:
         if not live.isdisjoint(node.output):
             live.update(reads(node))
             kept.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
+    replace_all(copy.graph.node, reversed(kept))
     copy.graph.initializer.extend(t for t in folded.proto.graph.initializer if t.name in live)
-    tensors = live | set(folded.specs) | {name for node in nodes for name in node.output}
+    tensors = live | set(folded.specs) | {name for node in copy.graph.node for name in node.output}
     stale = [value for value in copy.graph.value_info if value.name not in tensors]
     for value in stale:
         copy.graph.value_info.remove(value)

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import batch_size, fixed_batch
+from netadapt_onnx.graph.nodes import replace_all
 from netadapt_onnx.graph.runtime import run, session
 
 SUFFIX = "/netadapt_batchnorm"
@@ -70,7 +71,7 @@ def unfold(proto: onnx.ModelProto, calibration: Split, uncut: onnx.ModelProto | 
         gamma = np.sqrt(variance.astype(np.float64) + EPSILON).astype(np.float32)
         for name, value in zip(parts, (gamma, mean, mean, variance), strict=True):
             unfolded.graph.initializer.append(numpy_helper.from_array(value, name))
-    _replace_nodes(unfolded.graph, nodes)
+    replace_all(unfolded.graph.node, nodes)
     return unfolded if kept is None else reestimate(unfolded, calibration)
 
 
@@ -137,7 +138,7 @@ def fold(proto: onnx.ModelProto) -> onnx.ModelProto:
     copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
     del folded.graph.initializer[:]
     folded.graph.initializer.extend(copies)
-    _replace_nodes(folded.graph, nodes)
+    replace_all(folded.graph.node, nodes)
     return folded
 
 
@@ -262,9 +263,3 @@ def _value(tensor: onnx.TensorProto) -> np.ndarray:
 def _set(tensor: onnx.TensorProto, value: np.ndarray) -> None:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     tensor.CopyFrom(numpy_helper.from_array(value.astype(dtype), tensor.name))
-
-
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
