@@ -3,7 +3,7 @@
 What a group lost per error of its curve when it was last evaluated predicts what it will lose next. Proposals are
 evaluated in the order of that prediction, until none that is left is predicted to be better than the best one so far. A
 group that has not been evaluated yet is evaluated at once. With submodular losses the winner would be that of the full
-ranking for certain; here it is nearly always (docs/benchmarks.md).
+ranking for certain; how often it is here, `benchmarks/search_speed.py --lazy` counts on recorded runs.
 """
 
 from __future__ import annotations

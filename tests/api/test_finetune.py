@@ -25,7 +25,7 @@ from netadapt_onnx.training.recipe import Recipe
 from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
-from training_cases import FLOAT, KilledError, dataset, network, split
+from training_cases import FLOAT, KilledError, dataset, killed_at, network, split
 
 
 def dense(inputs: int = 192) -> onnx.ModelProto:
@@ -72,17 +72,13 @@ def test_a_training_that_is_interrupted_anywhere_goes_on_to_the_same_bits(
     def run(folder: str, stop: int | None) -> TrainResult:
         (tmp_path / folder).mkdir(exist_ok=True)
 
-        def progress(done: int, total: int, loss: float) -> None:
-            if done == stop:
-                raise KilledError
-
         return train(
             network(1),
             data,
             TrainingOptions(epochs=3, batch_size=64, settings=settings, recipe=recipe),
             teacher=network(),
             checkpoint=tmp_path / folder / "c",
-            callbacks=TrainingCallbacks(progress=progress),
+            callbacks=TrainingCallbacks(progress=killed_at(stop)),
         )
 
     uninterrupted = run("whole", None)

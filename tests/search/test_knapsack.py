@@ -12,28 +12,18 @@ import pytest
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.common.budget import budget_texts, parse_targets
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.knapsack import ROUNDS
 from netadapt_onnx.search.netadapt import amounts_after, met
 from netadapt_onnx.search.proposals import TOGETHER
 from search_cases import FAST, history
-from search_problems import problem, search
+from search_problems import CHAIN, chained, problem, search
 
 pytestmark = pytest.mark.usefixtures("fixed_training_settings")
-
-FULL = {"a": 16, "b": 24, "c": 32}
-LADDERS = [ChannelChoices(name, n, tuple(range(n - 4, 3, -4)), tuple(range(n, 0, -1))) for name, n in FULL.items()]
-
-
-def chained(widths: Mapping[str, int]) -> dict[str, float]:
-    """Layers 3 -> a -> b -> c -> 10: every cost depends on widths in and out."""
-    a, b, c = widths["a"], widths["b"], widths["c"]
-    return {"macs": 3.0 * a + a * b + b * c + 10 * c, "memory": 1.0 * max(a + b, b + c)}
 
 
 def scores(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {name: np.sort(rng.exponential(size=n)) for name, n in FULL.items()}
+    return {name: np.sort(rng.exponential(size=n)) for name, n in CHAIN.items()}
 
 
 def kept(widths: Mapping[str, int], importance: Mapping[str, np.ndarray]) -> float:
@@ -41,12 +31,12 @@ def kept(widths: Mapping[str, int], importance: Mapping[str, np.ndarray]) -> flo
 
 
 def test_rounds_end_on_the_budget_and_score_anew() -> None:
-    one = problem(FULL, chained, {"macs": 700.0}, lambda w: kept(w, scores(0)), step=4)
+    one = problem(CHAIN, chained, {"macs": 700.0}, lambda w: kept(w, scores(0)), step=4)
     calls = []
 
     def importances() -> dict[str, np.ndarray]:
         calls.append(1)
-        now = steps[-1].widths if steps else FULL
+        now = steps[-1].widths if steps else CHAIN
         return {name: s[len(s) - now[name] :] for name, s in scores(0).items()}
 
     steps: list[Any] = []

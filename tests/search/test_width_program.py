@@ -11,48 +11,42 @@ import pytest
 from netadapt_onnx.search.channel_choices import ChannelChoices
 from netadapt_onnx.search.netadapt import met
 from netadapt_onnx.search.width_program import solve
+from search_problems import CHAIN, chained
 
-FULL = {"a": 16, "b": 24, "c": 32}
-CHOICES = [ChannelChoices(name, n, tuple(range(n - 4, 3, -4)), tuple(range(n, 0, -1))) for name, n in FULL.items()]
-
-
-def chained(widths: Mapping[str, int]) -> dict[str, float]:
-    """Layers 3 -> a -> b -> c -> 10: every cost depends on widths in and out."""
-    a, b, c = widths["a"], widths["b"], widths["c"]
-    return {"macs": 3.0 * a + a * b + b * c + 10 * c, "memory": 1.0 * max(a + b, b + c)}
+CHOICES = [ChannelChoices(name, n, tuple(range(n - 4, 3, -4)), tuple(range(n, 0, -1))) for name, n in CHAIN.items()]
 
 
 def rising(seed: int) -> dict[str, np.ndarray]:
     """What each group loses with its channels, least first."""
     rng = np.random.default_rng(seed)
-    return {name: np.concatenate([[0.0], np.cumsum(np.sort(rng.exponential(size=n)))]) for name, n in FULL.items()}
+    return {name: np.concatenate([[0.0], np.cumsum(np.sort(rng.exponential(size=n)))]) for name, n in CHAIN.items()}
 
 
 def lost(widths: Mapping[str, int], losses: Mapping[str, np.ndarray]) -> float:
-    return sum(float(loss[FULL[name] - widths[name]]) for name, loss in losses.items())
+    return sum(float(loss[CHAIN[name] - widths[name]]) for name, loss in losses.items())
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("ceilings", [{"macs": 800.0}, {"macs": 500.0}, {"macs": 900.0, "memory": 40.0}])
 def test_the_solution_is_nearly_the_best_of_all(seed: int, ceilings: dict[str, float]) -> None:
     losses = rising(seed)
-    solution = solve(CHOICES, FULL, losses, chained, ceilings)
+    solution = solve(CHOICES, CHAIN, losses, chained, ceilings)
     assert met(chained(solution), ceilings)
     counts = ((choice.channels, *choice.coarse) for choice in CHOICES)
-    every = (dict(zip(FULL, widths, strict=True)) for widths in itertools.product(*counts))
+    every = (dict(zip(CHAIN, widths, strict=True)) for widths in itertools.product(*counts))
     least = min(lost(widths, losses) for widths in every if met(chained(widths), ceilings))
     most = sum(float(loss[-1]) for loss in losses.values())
     assert most - lost(solution, losses) >= 0.95 * (most - least)
 
 
 def test_what_no_widths_reach_is_approached() -> None:
-    assert solve(CHOICES, FULL, rising(0), chained, {"macs": 1.0}) == {"a": 4, "b": 4, "c": 4}
+    assert solve(CHOICES, CHAIN, rising(0), chained, {"macs": 1.0}) == {"a": 4, "b": 4, "c": 4}
 
 
 def test_a_group_without_losses_is_not_cut() -> None:
     losses = rising(0)
     del losses["b"]
-    assert solve(CHOICES, FULL, losses, chained, {"macs": 700.0})["b"] == FULL["b"]
+    assert solve(CHOICES, CHAIN, losses, chained, {"macs": 700.0})["b"] == CHAIN["b"]
 
 
 def test_a_branch_of_little_loss_goes_rather_than_channels_of_much() -> None:
@@ -62,5 +56,7 @@ def test_a_branch_of_little_loss_goes_rather_than_channels_of_much() -> None:
         return {"macs": chained(widths)["macs"] + 600.0 * widths["block"]}
 
     losses = rising(1) | {"block": np.array([0.0, 0.1])}
-    widths = solve([*CHOICES, branch], FULL | {"block": 1}, losses, costs, {"macs": costs(FULL | {"block": 0})["macs"]})
-    assert widths == FULL | {"block": 0}
+    widths = solve(
+        [*CHOICES, branch], CHAIN | {"block": 1}, losses, costs, {"macs": costs(CHAIN | {"block": 0})["macs"]}
+    )
+    assert widths == CHAIN | {"block": 0}

@@ -71,3 +71,13 @@ def problem(
         max_iterations=100,
     )
     return replace(base, **settings)  # type: ignore[arg-type]
+
+
+# Three groups in a row, and what a network of them costs.
+CHAIN = {"a": 16, "b": 24, "c": 32}
+
+
+def chained(widths: Mapping[str, int]) -> dict[str, float]:
+    """Layers 3 -> a -> b -> c -> 10: every cost depends on widths in and out."""
+    a, b, c = widths["a"], widths["b"], widths["c"]
+    return {"macs": 3.0 * a + a * b + b * c + 10 * c, "memory": 1.0 * max(a + b, b + c)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 
@@ -32,6 +34,16 @@ def network(seed: int = 0) -> onnx.ModelProto:
 
 class KilledError(Exception):
     """Stands for the end of a process."""
+
+
+def killed_at(step: int | None) -> Callable[[int, int, float], None]:
+    """What follows a training's progress, and ends the process after a step; None: it never does."""
+
+    def progress(done: int, total: int, loss: float) -> None:
+        if done == step:
+            raise KilledError
+
+    return progress
 
 
 def without_batchnorms(batch: int | str = "N") -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
-from training_cases import FLOAT, KilledError, dataset, network
+from training_cases import FLOAT, KilledError, dataset, killed_at, network
 
 
 class Hourglass:
@@ -76,8 +76,7 @@ def test_a_shortened_training_that_is_killed_goes_on_to_the_same_bits(stop: int,
         def progress(done: int, total: int, loss: float) -> None:
             if glass is not None:
                 glass.step(done, total, loss)
-            if done == stop:
-                raise KilledError
+            killed_at(stop)(done, total, loss)
 
         return train(
             network(1),

@@ -14,7 +14,7 @@ from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
 from netadapt_onnx.training.validation import Evaluation, Validation, best_of, outcome
 from netadapt_onnx.training.views import Views
-from training_cases import FLOAT, KilledError, dataset, network
+from training_cases import FLOAT, KilledError, dataset, killed_at, network
 
 
 class Scores:
@@ -109,17 +109,13 @@ def test_a_training_that_is_killed_around_an_evaluation_goes_on_to_the_same_bits
                 raise KilledError
             return accuracy(proto, data.val).value
 
-        def progress(done: int, total: int, loss: float) -> None:
-            if done == step:
-                raise KilledError
-
         return train(
             network(1),
             data,
             TrainingOptions(steps=45, batch_size=32, averages=True, settings=Settings("float32", True, replicas)),
             teacher=network(),
             checkpoint=tmp_path / folder,
-            callbacks=TrainingCallbacks(progress=progress),
+            callbacks=TrainingCallbacks(progress=killed_at(step)),
             validation=Validation(score, 0.2, patience=4),
         )
 
@@ -144,10 +140,6 @@ def test_a_training_that_has_not_ended_may_be_shortened_or_lengthened(steps: int
     data = dataset(128)
 
     def run(planned: int, stop: int | None = None) -> TrainResult:
-        def progress(done: int, total: int, loss: float) -> None:
-            if done == stop:
-                raise KilledError
-
         return train(
             network(1),
             data,
@@ -161,7 +153,7 @@ def test_a_training_that_has_not_ended_may_be_shortened_or_lengthened(steps: int
             ),
             teacher=network(),
             checkpoint=tmp_path / "checkpoint",
-            callbacks=TrainingCallbacks(progress=progress),
+            callbacks=TrainingCallbacks(progress=killed_at(stop)),
             validation=Validation(lambda proto: accuracy(proto, data.val).value, 0.0),
         )
 

@@ -18,7 +18,7 @@ from netadapt_onnx.training.remembered_answers import RememberedAnswers, _by_tor
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 from netadapt_onnx.training.views import MOST, Views, automatic_views, with_views
-from training_cases import KilledError
+from training_cases import KilledError, killed_at
 
 SIZE = 16
 
@@ -118,10 +118,6 @@ def test_a_training_on_views_resumes_to_the_same_bits(tmp_path: Path) -> None:
     data, settings = Dataset(split, split), Settings()
 
     def tuned(path: Path, stop: int | None = None) -> onnx.ModelProto:
-        def kill(step: int, steps: int, loss: float) -> None:
-            if step == stop:
-                raise KilledError
-
         return train(
             plain(),
             data,
@@ -135,7 +131,7 @@ def test_a_training_on_views_resumes_to_the_same_bits(tmp_path: Path) -> None:
             ),
             teacher=plain(seed=1),
             checkpoint=path,
-            callbacks=TrainingCallbacks(progress=kill),
+            callbacks=TrainingCallbacks(progress=killed_at(stop)),
         ).proto
 
     with pytest.MonkeyPatch.context() as patch:
