@@ -91,7 +91,7 @@ class Candidates:
             context.evaluator,
             prepared.data,
             seed=options.seed,
-            trains=options.rank == "finetune" or options.finalists > 0 or options.portfolio_steps > 0,
+            trains=options.rank == "finetune" or context.trials.finalists > 0 or context.trials.portfolio > 0,
             shapes=dict(options.shapes),
             batch_size=options.batch_size,
         )
@@ -191,10 +191,10 @@ class Candidates:
             for name, check in checks.items()
         }
         measured = {n: estimate for n, c in checks.items() if (estimate := c.measured(iteration)) is not None}
-        options, evaluator = self._context.options, self._context.evaluator
+        finalists, evaluator = self._context.trials.finalists, self._context.evaluator
         # Solved anew, or trained for a short time: better than the proposal was when it was ranked.
         anew = self._context.prepared.data is not None and self._reconstructs
-        changed = (anew and not options.finalists) or proposal.method is not None
+        changed = (anew and not finalists) or proposal.method is not None
         ranked = evaluator.ranking_accuracy(proto) if changed else None
         return Accepted(
             accuracy=evaluator.val_accuracy(proto),
@@ -290,7 +290,7 @@ class Candidates:
     def _adapted_model(self, iteration: int, cut: SelectedCut) -> onnx.ModelProto:
         """The winner's model, made again and, where that is asked for, trained for a short time."""
         proto = self._cut_model(iteration, cut)
-        if self._reconstructs and self._context.options.short_term_steps:
+        if self._reconstructs and self._context.trials.short_term:
             proto = self._worker_context.train(proto, self._short_training(), WorkerInfo(threads=None))
         return proto
 
@@ -299,7 +299,7 @@ class Candidates:
 
         Where nothing was trained on the way, the original is cut anew and all of its layers are solved.
         """
-        solves = self._reconstructs and not self._context.options.short_term_steps and not cut.base.trained
+        solves = self._reconstructs and not self._context.trials.short_term and not cut.base.trained
         if not self._executor.apart:
             if solves:
                 return self._worker_context.solve(cut.kept, cut.base.removed)
@@ -325,7 +325,7 @@ class Candidates:
         gpu = not self._executor.apart or bool(getattr(self._executor, "gpus", False))
         options, proto = self._context.options, self._original.trace.folded.proto
         settings = self._context.training_settings("short-term", proto, gpu=gpu)
-        return ShortTraining(options.short_term_steps, options.short_term_lr, settings)
+        return ShortTraining(self._context.trials.short_term, options.short_term_lr, settings)
 
     def _base_name(self, cut: SelectedCut) -> BaseName:
         return "original" if cut.start is self._original else "current"

@@ -21,6 +21,7 @@ from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.progress import ProgressReporter
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.time_limit import TimeLimit
+from netadapt_onnx.search.trial_lengths import TrialLengths, trial_lengths
 from netadapt_onnx.training.settings import Settings
 
 
@@ -77,6 +78,7 @@ class SearchContext(SearchEnvironment):
         metadata: What the models of the run hold of where they come from.
         reporter: Follows what takes long, with how far the search has come.
         time_limit: The time that is left.
+        trials: The lengths of short trainings.
     """
 
     prepared: PreparedModel
@@ -86,6 +88,7 @@ class SearchContext(SearchEnvironment):
     metadata: Mapping[str, str]
     reporter: ProgressReporter
     time_limit: TimeLimit
+    trials: TrialLengths
 
     def fold(self, proto: onnx.ModelProto) -> FoldedModel:
         """A model of the run, folded at the shapes that the user fixed."""
@@ -130,6 +133,7 @@ def search_context(
         metadata=_metadata(prepared, options),
         reporter=ProgressReporter(environment.progress),
         time_limit=TimeLimit(environment.run),
+        trials=trial_lengths(prepared, options),
     )
 
 

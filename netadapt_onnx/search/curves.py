@@ -35,6 +35,8 @@ ROUNDS, DRAWS, SIGMA = 1, 4, 0.5
 MOST_OPTIONS = 12
 # A measurement that differs from the prediction costs one more round.
 MOST_ROUNDS = 4
+# Widths that use so much of the limit leave nothing that another round of models would pay for.
+ENOUGH = 0.95
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,19 @@ def is_due(problem: Problem, steps: Sequence[Step]) -> bool:
 
     Where nothing new was measured, another round would have nothing to offer but what lost the one before.
     """
-    current, rounds = amounts_after(problem, steps), sum(step.group == TOGETHER for step in steps[problem.since :])
+    current = amounts_after(problem, steps)
     driver = furthest(problem.limits, current)
-    converged = met(current, problem.limits) and current[driver] >= problem.converged_amount(driver)
-    if converged or rounds >= MOST_ROUNDS or len(steps) >= problem.max_iterations:
+    converged = met(current, problem.limits) and current[driver] >= ENOUGH * problem.limits[driver]
+    if converged or not has_rounds(problem, steps):
         return False
     before = (problem.start, *(step.accepted for step in steps))[-2:]
-    return not rounds or before[0].correction != before[-1].correction
+    return len(steps) == problem.since or before[0].correction != before[-1].correction
+
+
+def has_rounds(problem: Problem, steps: Sequence[Step]) -> bool:
+    """Whether widths may be chosen once more for a target."""
+    rounds = sum(step.group == TOGETHER for step in steps[problem.since :])
+    return rounds < MOST_ROUNDS and len(steps) < problem.max_iterations
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,14 @@ class Competition:
     def best(self) -> int | None:
         """The number of the best proposal, the first of equals; None if all have failed."""
         return next(iter(best_first(dict(enumerate(self.accuracies)))), None)
+
+
+def is_better(problem: Problem, steps: Sequence[Step], competition: Competition) -> bool:
+    """Whether the best of a competition is better than the current model, as far as that is within the limits."""
+    best, now = competition.best(), (steps[-1].accepted if steps else problem.start).ranked
+    if best is None or now is None or not met(amounts_after(problem, steps), problem.limits):
+        return best is not None
+    return (competition.accuracies[best] or 0.0) > now
 
 
 # Evaluates some of the proposals, by their numbers.

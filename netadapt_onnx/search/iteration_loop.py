@@ -93,17 +93,18 @@ class IterationLoop:
         options, candidates, prepared = self._context.options, self._candidates, self._context.prepared
         if prepared.data is None:
             return Methods(knapsack=candidates.importances if options.strategy == "knapsack" else None)
-        trains = options.portfolio_steps > 0
+        trial_steps = self._context.trials.portfolio
         plan = PortfolioPlan(
             options.strategy,
             losses=None if options.strategy == "curves" else candidates.losses,
-            importances=candidates.original_importances if trains and options.strategy != "knapsack" else None,
+            importances=candidates.original_importances if trial_steps and options.strategy != "knapsack" else None,
             branches=tuple(branch.name for branch in prepared.branches),
-            train_steps=options.portfolio_steps,
+            train_steps=trial_steps,
         )
         return Methods(
             knapsack=candidates.importances if options.strategy == "knapsack" else None,
             curves=candidates.losses if options.strategy == "curves" else None,
+            start=candidates.losses if options.begins_with_curves else None,
             errors=candidates.errors if options.proposals == "lazy" else None,
             portfolio=None if options.portfolio == "off" else plan,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from netadapt_onnx.search.netadapt import EvaluatedProposal, Iteration, Problem, Ranking, Step, order
-from netadapt_onnx.search.proposals import Proposal
+from netadapt_onnx.search.proposals import TOGETHER, Proposal, Widths
 from netadapt_onnx.search.width_program import Losses
 
 # So many proposals are evaluated at once, whoever evaluates them: workers must not change the result.
@@ -23,7 +23,12 @@ Evaluate = Callable[[Sequence[int]], Sequence[float | None]]
 
 
 def rank_lazily(
-    problem: Problem, iteration: Iteration, steps: Sequence[Step], errors: Losses, evaluate: Evaluate
+    problem: Problem,
+    iteration: Iteration,
+    steps: Sequence[Step],
+    errors: Losses,
+    evaluate: Evaluate,
+    losses: Losses | None = None,
 ) -> Ranking:
     """Evaluate the proposals of an iteration that could win.
 
@@ -33,11 +38,12 @@ def rank_lazily(
         steps: The steps accepted so far, which hold what earlier iterations have evaluated.
         errors: By group, the error when 0, 1, 2 ... of the original's channels are gone; a branch has none.
         evaluate: Evaluates proposals.
+        losses: By group, what the outputs lose when so many are gone, where the groups were probed.
 
     Returns:
         The ranking of those that were evaluated.
     """
-    rates = loss_rates(problem, steps, errors)
+    rates = loss_rates(problem, steps, errors, losses)
     predicted = [_predicted(iteration, proposal, rates, errors) for proposal in iteration.proposals]
     waiting = order(predicted, iteration.goal, iteration.ranking_accuracy, iteration.select) if rates else []
     batch = [number for number, proposal in enumerate(predicted) if proposal.accuracy is None]
@@ -53,11 +59,20 @@ def rank_lazily(
         batch, waiting = waiting[:BATCH], waiting[BATCH:]
 
 
-def loss_rates(problem: Problem, steps: Sequence[Step], errors: Losses) -> dict[str, float]:
-    """By group, the accuracy lost per error of its curve in the last iteration that evaluated it; never negative."""
+def loss_rates(
+    problem: Problem, steps: Sequence[Step], errors: Losses, losses: Losses | None = None
+) -> dict[str, float]:
+    """By group, the accuracy lost per error of its curve in the last iteration that evaluated it; never negative.
+
+    Where all groups were cut at once, probes say in what proportion, and the accuracy of the model how much in all.
+    """
     rates: dict[str, float] = {}
     before, widths = problem.start, {choice.group: choice.channels for choice in problem.choices}
+    original = widths
     for step in steps:
+        if step.group == TOGETHER and losses is not None and None not in (problem.start.ranked, step.accepted.ranked):
+            lost = (problem.start.ranked or 0.0) - (step.accepted.ranked or 0.0)
+            rates |= _probed_rates(original, step.widths, errors, losses, max(lost, 0.0))
         for proposal in step.tried:
             if proposal.accuracy is None or proposal.group not in widths or before.ranked is None:
                 continue
@@ -66,6 +81,17 @@ def loss_rates(problem: Problem, steps: Sequence[Step], errors: Losses) -> dict[
                 rates[proposal.group] = max(before.ranked - proposal.accuracy, 0.0) / max(more, LEAST_ERROR)
         before, widths = step.accepted, dict(step.widths)
     return rates
+
+
+def _probed_rates(original: Widths, widths: Widths, errors: Losses, losses: Losses, lost: float) -> dict[str, float]:
+    """The accuracy lost per error of every group that was probed, if their losses together cost `lost`."""
+    together = sum(float(losses[name][original[name] - n]) for name, n in widths.items() if name in losses)
+    worth = lost / together if together > 0 else 0.0
+    return {
+        name: worth * float(curve[-1]) / max(_error(errors, name, original[name], 0), LEAST_ERROR)
+        for name, curve in losses.items()
+        if name in original
+    }
 
 
 def _predicted(

@@ -39,11 +39,13 @@ class Methods:
     Attributes:
         knapsack: Scores the channels of the current model, for rounds of the knapsack.
         curves: Computes what the outputs lose with each group's channels, for the curves strategy.
+        start: The same, for the widths that NetAdapt's loop begins at; None: it begins at the original's.
         errors: Computes each group's error curve, for lazy ranking; None: all proposals are evaluated.
         portfolio: What competes at the end.
     """
 
     knapsack: Importances | None = None
     curves: Callable[[], Losses] | None = None
+    start: Callable[[], Losses] | None = None
     errors: Callable[[], Losses] | None = None
     portfolio: PortfolioPlan | None = None

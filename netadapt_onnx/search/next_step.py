@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from netadapt_onnx.search import curves, knapsack, portfolio
+from netadapt_onnx.search import curves, first_jump, knapsack, portfolio
 from netadapt_onnx.search.joint_iteration import joint_iteration
 from netadapt_onnx.search.lazy_ranking import rank_lazily
 from netadapt_onnx.search.methods import Methods, PortfolioPlan
@@ -15,7 +15,7 @@ from netadapt_onnx.search.netadapt import Accepted, Iteration, Problem, Ranking,
 from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.width_program import Losses
 
-# The folders of an iteration for solved candidates, and for those of which the curves send one to a portfolio.
+# The folders of an iteration for the candidates of a portfolio, and for those of the curves.
 SOLVED, CURVES = "solved", "curves"
 
 
@@ -80,6 +80,12 @@ def _joint_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], 
     """The step of a strategy that changes all groups at once; None if it has nothing more to propose."""
     if methods.curves is not None and curves.is_due(problem, steps):
         return _curves_step(problem, candidates, steps, methods.curves())
+    if methods.start is not None and first_jump.is_due(problem, steps):
+        return _curves_step(first_jump.jump_problem(problem, steps), candidates, steps, methods.start())
+    if methods.portfolio is not None and portfolio.has_missed(problem, steps):
+        losses = methods.portfolio.losses
+        if losses is not None and curves.has_rounds(problem, steps):
+            return _curves_step(problem, candidates, steps, losses())
     if methods.knapsack is not None and knapsack.has_rounds(problem, steps):
         joint = knapsack.propose(problem, steps, methods.knapsack())
         return None if joint is None else joint.step(0, candidates.accept(joint.number, joint.proposals[0]))
@@ -87,14 +93,18 @@ def _joint_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], 
 
 
 def _curves_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], losses: Losses) -> Step | None:
-    """The step to the best widths by error curves; None if there are none that were not had before."""
+    """The step to the best widths by error curves; None if there are none that were not had before, or no better ones.
+
+    Where the current model is within the limits already, only room was left, that wider layers might have used.
+    """
     number = len(steps) + 1
-    competition = curves.compete(problem, steps, losses, partial(candidates.solve_jointly, number, SOLVED))
-    if not competition.proposals:
+    competition = curves.compete(problem, steps, losses, partial(candidates.solve_jointly, number, CURVES))
+    best = competition.best()
+    if not competition.proposals or (best is not None and not curves.is_better(problem, steps, competition)):
         return None
     joint = joint_iteration(problem, steps, competition.proposals)
     evaluated = [joint.evaluated(n, accuracy) for n, accuracy in enumerate(competition.accuracies)]
-    winner = competition.best() or 0
+    winner = best or 0
     return joint.step(winner, candidates.accept(number, joint.proposals[winner]), evaluated)
 
 
@@ -118,7 +128,8 @@ def _ranking(
     rank = partial(candidates.rank, iteration.number, iteration.proposals)
     if methods.errors is None or iteration.is_widening:
         return iteration.ranking(rank(range(len(iteration.proposals))))
-    return rank_lazily(problem, iteration, steps, methods.errors(), rank)
+    losses = None if methods.start is None else methods.start()
+    return rank_lazily(problem, iteration, steps, methods.errors(), rank, losses)
 
 
 def _portfolio_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], plan: PortfolioPlan) -> Step | None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.surgery.criteria.scores import Criterion
 
 Strategy = Literal["netadapt", "knapsack", "curves"]
+Start = Literal["curves", "original"]
 Proposals = Literal["lazy", "all"]
 Portfolio = Literal["auto", "trained", "solved", "off"]
 Rank = Literal["reconstruct", "finetune"]
@@ -88,6 +89,12 @@ class SearchOptions:
         "A group at a time, by trying; or all at once: in a few rounds by importance against cost, or for any target "
         "by error curves.",
         choices=get_args(Strategy),
+    )
+    start: Start = by_preset(
+        "start",
+        "The netadapt strategy begins at widths that error curves choose for most of the way, or at the original's; "
+        "with steps of one's own, trained proposals or a least accuracy at the original's.",
+        choices=get_args(Start),
     )
     rank: Rank = by_preset(
         "rank", "Adapt each proposal by least squares, or by short training.", choices=get_args(Rank)
@@ -249,8 +256,22 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
             preset["finalists"] = 0  # all proposals are trained, there are none, or none is trained
         if self.allow_block_removal:
             preset["keep_blocks"] = False
+        if chosen["rank"] == "finetune" or self.min_accuracy is not None or self._has_own_schedule:
+            preset["start"] = "original"  # who says how far each iteration goes, or may go, wants them one by one
         has_latency = any(budget.kind == "latency" for target in self.targets for budget in target)
         return preset | {"step": AUTO if has_latency and self.preset != "paper" else DEFAULT_STEP}
+
+    @property
+    def _has_own_schedule(self) -> bool:
+        """Whether any option on how far each iteration goes was given."""
+        declared = declared_options(AdaptOptions)
+        names = ("init_reduction_ratio", "decay", "init_reduction", "reduction_of")
+        return any(getattr(self, name) != declared[name].default for name in names)
+
+    @property
+    def begins_with_curves(self) -> bool:
+        """Whether NetAdapt's loop begins at widths that error curves choose."""
+        return self.strategy == "netadapt" and self.start == "curves"
 
     def of_preset(self) -> dict[str, Any]:
         """The options that the preset is a set of, as they are used."""

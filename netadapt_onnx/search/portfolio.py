@@ -46,6 +46,12 @@ def is_due(problem: Problem, steps: Sequence[Step]) -> bool:
     return ended and not any(step.group == PORTFOLIO for step in own)
 
 
+def has_missed(problem: Problem, steps: Sequence[Step]) -> bool:
+    """Whether the winner of a portfolio was measured to miss the budget, and no widths were within it since."""
+    own = steps[problem.since :]
+    return any(step.group == PORTFOLIO for step in own) and not met(amounts_after(problem, steps), problem.limits)
+
+
 def propose(
     problem: Problem, steps: Sequence[Step], plan: PortfolioPlan, others: Sequence[Proposal]
 ) -> JointIteration | None:

@@ -100,8 +100,9 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: AdaptO
         raise NetadaptError("nothing to judge models by", hint="give --data", code="usage")
     if data is None and arguments.rank == "finetune":
         raise NetadaptError("--rank finetune trains, so it needs --data", code="usage")
-    if data is None and arguments.strategy == "curves":
-        raise NetadaptError("--strategy curves looks at inputs, so it needs --data", code="usage")
+    if data is None and (arguments.strategy == "curves" or arguments.begins_with_curves):
+        flag = "--strategy" if arguments.strategy == "curves" else "--start"
+        raise NetadaptError(f"{flag} curves looks at inputs, so it needs --data", code="usage")
     if data is None and arguments.finalists:
         raise NetadaptError("--finalists are trained, so they need --data", code="usage")
     criterion = arguments.criterion_for(has_inputs=data is not None)

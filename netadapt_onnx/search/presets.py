@@ -1,9 +1,9 @@
 """Presets of `adapt`: sets of options with a name. What the user gives besides wins over its preset.
 
-`balanced` is the default. `fast` chooses all widths at once from error curves, and evaluates a handful of models.
-`thorough` evaluates every proposal, trains the best of each iteration, and lets every method compete at the end.
-`paper` is NetAdapt as it was published (Yang et al., ECCV 2018): L2 norms, a short training of every proposal, the
-highest accuracy wins, every layer keeps its block.
+`balanced` is the default: error curves go most of the way to the budget, NetAdapt's loop the rest, and several methods
+compete at the end. `fast` chooses all widths at once from error curves, and evaluates a handful of models. `thorough`
+evaluates every proposal, and trains the best of each iteration. `paper` is NetAdapt as it was published (Yang et al.,
+ECCV 2018): L2 norms, a short training of every proposal, the highest accuracy wins, every layer keeps its block.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {
         "criterion": "auto",
         "strategy": "netadapt",
+        "start": "curves",
         "rank": "reconstruct",
         "select": "ratio",
         "keep_blocks": False,
@@ -28,6 +29,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fast": {
         "criterion": "auto",
         "strategy": "curves",
+        "start": "curves",
         "rank": "reconstruct",
         "select": "ratio",
         "keep_blocks": False,
@@ -39,6 +41,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "thorough": {
         "criterion": "auto",
         "strategy": "netadapt",
+        "start": "curves",
         "rank": "reconstruct",
         "select": "ratio",
         "keep_blocks": False,
@@ -50,6 +53,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "criterion": "l2",
         "strategy": "netadapt",
+        "start": "original",
         "rank": "finetune",
         "select": "accuracy",
         "keep_blocks": True,
@@ -62,6 +66,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 # What takes the place of a preset's options where a function of the user's judges and there are no data to train with.
 WITHOUT_DATA: Mapping[str, Any] = {
     "strategy": "netadapt",
+    "start": "original",
     "rank": "reconstruct",
     "finalists": 0,
     "proposals": "all",

@@ -82,7 +82,7 @@ class ProblemBuilder:
             schedule=self._schedule(limits),
             max_iterations=options.max_iterations,
             select=options.select,
-            finalists=options.finalists,
+            finalists=context.trials.finalists,
             prune_small=options.prune_small,
             since=since,
             margins={name: margin for name, margin in margins.items() if name in limits},

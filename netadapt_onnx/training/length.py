@@ -13,6 +13,8 @@ MOST_MACS = 6e12
 # Even a network that exceeds them takes so many.
 FEWEST_OF_COSTLY = 40
 BACKWARD_SHARE = 3
+# A training that only compares models takes at most this share of those, and tells nothing in fewer steps than this.
+TRIAL_SHARE, FEWEST_OF_TRIAL = 0.1, 10
 # Batches hold an eighth of few samples, so that there are several of them, and never fewer than 16.
 BATCHES_OF_FEW, SMALLEST_BATCH = 8, 16
 
@@ -32,6 +34,21 @@ def automatic_steps(samples: int, batch_size: int, macs: int, kept_share: float)
     steps = min(MOST_STEPS, max(FEWEST_STEPS, math.ceil(passes * samples / batch_size)))
     affordable = int(MOST_MACS / max(1, BACKWARD_SHARE * macs * batch_size))
     return max(FEWEST_OF_COSTLY, min(steps, affordable))
+
+
+def trial_steps(planned: int, batch_size: int, macs: int) -> int:
+    """The steps of a training that only compares models: as planned, or as many as a costly network may take.
+
+    Args:
+        planned: The steps that a cheap network takes.
+        batch_size: Samples a step.
+        macs: Multiply-accumulates of the network for one sample.
+
+    Returns:
+        0 where so few would tell nothing.
+    """
+    affordable = int(TRIAL_SHARE * MOST_MACS / (BACKWARD_SHARE * max(1, macs) * batch_size))
+    return min(planned, affordable) if affordable >= FEWEST_OF_TRIAL else 0
 
 
 def automatic_batch_size(samples: int, usual: int) -> int:

@@ -151,7 +151,13 @@ def test_without_data_every_preset_gives_the_known_answer(tmp_path: Path, preset
         ("fast", {"strategy": "knapsack"}, {}),
         ("fast", {"keep_blocks": True}, {}),
         ("thorough", {"finalists": 0}, {}),
-        ("thorough", {"rank": "finetune"}, {"finalists": 0}),  # all proposals are trained
+        ("thorough", {"rank": "finetune"}, {"finalists": 0, "start": "original"}),  # all proposals are trained
+        ("balanced", {"init_reduction_ratio": 0.1}, {"start": "original"}),  # the user says how far steps go
+        ("balanced", {"init_reduction": "0.1x"}, {"start": "original"}),
+        ("balanced", {"decay": 1.0}, {"start": "original"}),
+        ("balanced", {"reduction_of": "current"}, {"start": "original"}),
+        ("balanced", {"min_accuracy": 0.9}, {"start": "original"}),
+        ("balanced", {"min_accuracy": 0.9, "start": "curves"}, {}),
         ("thorough", {"strategy": "curves"}, {"finalists": 0}),  # there are no proposals
         ("thorough", {"short_term": 0}, {"finalists": 0}),  # for no steps
         ("paper", {"rank": "reconstruct"}, {}),

@@ -1,0 +1,49 @@
+"""How long models are trained only to compare them: as long as the network's cost allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netadapt_onnx.graph.cost import cost
+from netadapt_onnx.search.options import AdaptOptions
+from netadapt_onnx.search.prepared_model import PreparedModel
+from netadapt_onnx.surgery.flatten_subgraphs import flatten
+from netadapt_onnx.training.length import trial_steps
+from netadapt_onnx.training.memory import BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class TrialLengths:
+    """The short trainings of a search.
+
+    Attributes:
+        short_term: The steps of each proposal, finalist or winner; 0: they are not trained.
+        finalists: How many proposals of an iteration are trained for so long before one of them wins.
+        portfolio: The steps of the first round of a portfolio; 0: the solved models decide.
+    """
+
+    short_term: int
+    finalists: int
+    portfolio: int
+
+
+def trial_lengths(prepared: PreparedModel, options: AdaptOptions) -> TrialLengths:
+    """The short trainings of a search: as the user asks, or as many steps as a costly network may take.
+
+    Args:
+        prepared: The model and the data.
+        options: The user's options.
+    """
+    short_term, finalists = options.short_term_steps, options.finalists
+    if finalists and options.short_term is None:
+        short_term = _affordable(prepared, short_term)
+        finalists = finalists if short_term else 0
+    return TrialLengths(short_term, finalists, _affordable(prepared, options.portfolio_steps))
+
+
+def _affordable(prepared: PreparedModel, planned: int) -> int:
+    """So many steps of a short training, or as many as the network's cost allows."""
+    if prepared.data is None or not planned:
+        return 0
+    flat, _ = flatten(prepared.trace.folded)
+    return trial_steps(planned, min(BATCH_SIZE, len(prepared.data.train)), cost(flat.proto, flat.shapes).macs)
