@@ -5,11 +5,14 @@ from __future__ import annotations
 from netadapt_onnx.training.length import (
     BACKWARD_SHARE,
     FEWEST_OF_COSTLY,
+    FEWEST_OF_TRIAL,
     FEWEST_STEPS,
     MOST_MACS,
     MOST_STEPS,
+    TRIAL_SHARE,
     automatic_batch_size,
     automatic_steps,
+    trial_steps,
 )
 
 
@@ -36,3 +39,10 @@ def test_batches_of_few_samples_are_small() -> None:
     assert automatic_batch_size(50, 128) == 16
     assert automatic_batch_size(18_000, 128) == 128
     assert automatic_batch_size(50, 8) == 8
+
+
+def test_models_are_compared_after_as_many_steps_as_their_cost_allows_or_none() -> None:
+    assert trial_steps(40, 128, 10**6) == 40
+    costly = int(TRIAL_SHARE * MOST_MACS / (BACKWARD_SHARE * 128 * 20))
+    assert FEWEST_OF_TRIAL <= trial_steps(40, 128, costly) <= 20
+    assert trial_steps(40, 128, 10 * costly) == 0
