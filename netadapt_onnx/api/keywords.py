@@ -22,7 +22,7 @@ from netadapt_onnx.search.channel_choices import Floors, Steps
 from netadapt_onnx.search.executors.opening import Gpus
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.options import Portfolio, Proposals, Rank, ReductionOf, Strategy
+from netadapt_onnx.search.options import Portfolio, Proposals, Rank, ReductionOf, Start, Strategy
 from netadapt_onnx.search.presets import Preset
 from netadapt_onnx.search.run_options import Evaluate
 from netadapt_onnx.search.target_devices import Devices, Tables
@@ -36,6 +36,7 @@ class AdaptKeywords(TypedDict, total=False):
     preset: Preset
     criterion: str | Criterion
     strategy: Strategy
+    start: Start
     rank: Rank
     select: Select
     proposals: Proposals
