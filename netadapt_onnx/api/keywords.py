@@ -70,6 +70,7 @@ class AdaptKeywords(TypedDict, total=False):
     progress: Progress | None
     log: Callable[[str], None] | None
     table: Tables
+    table_models: int | None
     force: bool
     device: Devices
     resource_command: str | Callable[[onnx.ModelProto], float] | None

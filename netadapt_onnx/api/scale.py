@@ -20,6 +20,7 @@ from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.execution import Execution, fingerprint
+from netadapt_onnx.profilers.table.build import TablePlan
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.driver import ScaleDriver
 from netadapt_onnx.scaling.latency_target import LatencyMeasurements
@@ -152,7 +153,7 @@ def _table(
     if all(budget.resource != "latency" for budget in options.budgets):
         return None
     run.journal.require_unchanged(table_file(run.path))
-    built = built_table(run.path, network.trace, execution, options.seed, progress)
+    built = built_table(run.path, network.trace, execution, TablePlan(seed=options.seed), progress)
     run.journal.seal(table_file(run.path))
     return built
 

@@ -31,7 +31,8 @@ Floors = Sequence[str] | Mapping[str, int | str]
 class ChannelChoices:
     """The channel counts a group may have, largest first: `coarse` while searching, `fine` to meet the budget.
 
-    `aligned` are those of the fine ones that are multiples of what kernels like.
+    `aligned` are those of the fine ones that are multiples of what kernels like; `branches` the residual branches that
+    take the group with them.
     """
 
     group: str
@@ -39,6 +40,7 @@ class ChannelChoices:
     coarse: tuple[int, ...]
     fine: tuple[int, ...]
     aligned: tuple[int, ...] = ()
+    branches: tuple[str, ...] = ()
 
     @property
     def by_preference(self) -> tuple[tuple[int, ...], ...]:
@@ -73,9 +75,22 @@ def channel_choices(group: Group, step: int, alignment: int = 1, floor: int = 1)
     )
 
 
-def branch_choices(branches: Sequence[Branch]) -> tuple[ChannelChoices, ...]:
-    """The counts that each branch may have."""
-    return tuple(ChannelChoices(branch.name, 1, (0,), (1, 0)) for branch in branches)
+def with_branches(choices: Sequence[ChannelChoices], branches: Sequence[Branch]) -> tuple[ChannelChoices, ...]:
+    """The choices of groups, which then know the branches that take them with them, and those of each branch."""
+    taking = {c.group: tuple(branch.name for branch in branches if c.group in branch.groups) for c in choices}
+    groups = (replace(choice, branches=taking[choice.group]) for choice in choices)
+    return (*groups, *(ChannelChoices(branch.name, 1, (0,), (1, 0)) for branch in branches))
+
+
+def used_widths(choices: Sequence[ChannelChoices], widths: Mapping[str, int]) -> dict[str, int]:
+    """The same model's widths with every group whole that a removed branch took with it: its count makes no difference.
+
+    Args:
+        choices: The channel counts that each group may have.
+        widths: The channel count of every group; 0 of a branch that is removed.
+    """
+    taken = {choice.group: choice.channels for choice in choices if any(not widths[name] for name in choice.branches)}
+    return {**widths, **taken}
 
 
 def removed_branches(branches: Sequence[Branch], widths: Mapping[str, int]) -> frozenset[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.channel_choices import ChannelChoices, used_widths
 from netadapt_onnx.search.joint_iteration import best_first
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, corrected, furthest, met, widths_after
 from netadapt_onnx.search.proposals import TOGETHER, Proposal, joint_proposal
@@ -128,7 +128,11 @@ class Competition:
 
     def best(self) -> int | None:
         """The number of the best proposal, the first of equals; None if all have failed."""
-        return next(iter(best_first(dict(enumerate(self.accuracies)))), None)
+        return next(iter(self.order()), None)
+
+    def order(self) -> list[int]:
+        """The numbers of the proposals that did not fail, the best first."""
+        return best_first(dict(enumerate(self.accuracies)))
 
 
 def is_better(problem: Problem, steps: Sequence[Step], competition: Competition) -> bool:
@@ -178,7 +182,7 @@ class _Program:
         self._problem = problem
         self._unpruned = widths_after(problem, ())
         self._predict = corrected(problem, (steps[-1].accepted if steps else problem.start).correction)
-        self._seen = [dict(self._unpruned), *(dict(step.widths) for step in steps[problem.since :])]
+        self._seen = [self._unpruned, *(used_widths(problem.choices, step.widths) for step in steps[problem.since :])]
         self.losses_of: dict[str, Losses] = {}
 
     def extended(
@@ -190,8 +194,9 @@ class _Program:
             widths = solve(
                 self._problem.choices, self._unpruned, losses, self._predict, self._problem.limits, MOST_OPTIONS
             )
-            if widths not in self._seen:
-                self._seen.append(widths)
+            used = used_widths(self._problem.choices, widths)
+            if used not in self._seen:
+                self._seen.append(used)
                 self.losses_of[method] = losses
                 proposals.append(joint_proposal(method, widths, self._predict(widths)))
         fresh = range(len(before.proposals), len(proposals))

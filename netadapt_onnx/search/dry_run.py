@@ -13,6 +13,7 @@ from netadapt_onnx.common.resources import CUSTOM
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.table.best_counts import best_counts
+from netadapt_onnx.profilers.table.build import TablePlan
 from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.resource_functions import fitted
@@ -139,7 +140,7 @@ def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) 
                 Path(folder),
                 prepared.trace,
                 instruments.execution,
-                options.seed,
+                TablePlan(models=options.table_models, seed=options.seed),
                 progress,
                 device.device,
                 device.resource,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from netadapt_onnx.search.channel_choices import used_widths
 from netadapt_onnx.search.netadapt import (
     Accepted,
     EvaluatedProposal,
@@ -69,11 +70,11 @@ class JointIteration:
 def joint_iteration(
     problem: Problem, steps: Sequence[Step], proposals: Iterable[Proposal], group: str = TOGETHER
 ) -> JointIteration:
-    """The next iteration, with joint proposals that are to reach the budget; of equal ones the first stays."""
+    """The next iteration, with joint proposals that are to reach the budget; of equal models the first stays."""
     driver = furthest(problem.limits, amounts_after(problem, steps))
     by_widths: dict[tuple[int, ...], Proposal] = {}
     for proposal in proposals:
-        by_widths.setdefault(tuple(proposal.widths.values()), proposal)
+        by_widths.setdefault(tuple(used_widths(problem.choices, proposal.widths).values()), proposal)
     return JointIteration(
         len(steps) + 1,
         widths_after(problem, steps),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.table.best_counts import best_counts
+from netadapt_onnx.profilers.table.build import TablePlan
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.check import BudgetCheck, MeasuredCheck
@@ -40,7 +41,7 @@ from netadapt_onnx.search.deployment import deployment
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.run_directory.run import Run
-from netadapt_onnx.search.tables import TABLE_S, Predicting, reference_times_ms, table_file
+from netadapt_onnx.search.tables import Predicting, reference_times_ms, table_file
 from netadapt_onnx.search.target_devices import (
     TargetDevice,
     named_devices,
@@ -241,17 +242,17 @@ def _measured_table(environment: SearchEnvironment, prepared: PreparedModel, dev
     """A table measured into the run directory, in the share of the run's time that tables may take."""
     run = environment.run
     file = table_file(run.path, device.resource)
-    limit = {} if math.isinf(run.left_s()) else {"time_cap_s": min(TABLE_S, TABLE_SHARE * run.left_s())}
+    plan = TablePlan(models=environment.options.table_models, seed=environment.options.seed)
+    plan = replace(plan, time_cap_s=min(plan.time_cap_s, TABLE_SHARE * run.left_s()))
     run.journal.require_unchanged(file)
     table = tables.built_table(
         run.path,
         prepared.trace,
         environment.execution,
-        environment.options.seed,
+        plan,
         environment.progress,
         device.device,
         device.resource,
-        **limit,
     )
     run.journal.seal(file)
     if isinstance(table, Table) and run.left_s() < math.inf and table.reference.stopped != "done":

@@ -21,13 +21,12 @@ from netadapt_onnx.common.options import (
     declared_options,
     option,
     plain,
-    word_of,
 )
 from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.presets import DEFAULT_PRESET, NAMES, PRESETS, Preset
+from netadapt_onnx.search.presets import DEFAULT_PRESET, NAMES, PRESETS, Preset, by_preset
 from netadapt_onnx.search.run_options import DeviceOptions, EvaluationOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -52,15 +51,6 @@ SHORT_TERM = {"reconstruct": 0, "finetune": 100}
 SHORT_TERM_LR = 0.02
 # The first round of a portfolio's training; each further one, of half as many candidates, is twice as long.
 PORTFOLIO_STEPS = 40
-
-
-def by_preset(name: str, help: str, **declared: Any) -> Any:
-    """Declare an option whose default depends on `--preset`."""
-    values = {preset: PRESETS[preset][name] for preset in NAMES}
-    usual = values[DEFAULT_PRESET]
-    others = {f"{preset}: {word_of(value)}" for preset, value in values.items() if value != usual}
-    text = "; ".join([word_of(usual), *sorted(others)])
-    return option(None, help, default_text="" if isinstance(usual, bool) else text, **declared)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ so that no search ends behind them by more than the noise of that comparison.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from netadapt_onnx.search.joint_iteration import JointIteration, best_first, finite_accuracies, joint_iteration
 from netadapt_onnx.search.methods import PortfolioPlan
@@ -31,6 +31,8 @@ PORTFOLIO = "the portfolio"
 
 # So many of the solved candidates are trained: the best ones, and uniform widths in any case.
 MOST_TRAINED = 4
+# So many of the widths that the curves have chosen take part, the best ones.
+MOST_CURVES = 3
 UNIFORM = "uniform"
 
 # Evaluates proposals of an iteration by their numbers: their accuracies, None for one that failed.
@@ -75,7 +77,11 @@ def propose(
 
 
 def compete(
-    iteration: JointIteration, solve: Evaluate, train: Train | None = None, train_steps: int = 0
+    iteration: JointIteration,
+    solve: Evaluate,
+    train: Train | None = None,
+    train_steps: int = 0,
+    known: Mapping[str, float | None] | None = None,
 ) -> tuple[int, list[EvaluatedProposal]]:
     """Successive halving: all candidates are solved and trained, the better half for twice as long, until one is left.
 
@@ -87,12 +93,17 @@ def compete(
         solve: Evaluates candidates once their layers are solved.
         train: Evaluates candidates after a short training; None: the solved models decide.
         train_steps: The steps of the first round of training.
+        known: By method, the accuracies of candidates that have been solved already.
 
     Returns:
         The number of the winner, and all candidates with their last accuracies. Ties go to the search's own widths.
     """
     numbers = list(range(len(iteration.proposals)))
-    solved = list(solve(numbers))
+    before = known or {}
+    solved = [before.get(proposal.method or "") for proposal in iteration.proposals]
+    unknown = [number for number in numbers if iteration.proposals[number].method not in before]
+    for number, accuracy in zip(unknown, solve(unknown) if unknown else (), strict=True):
+        solved[number] = accuracy
     scores = finite_accuracies(dict(zip(numbers, solved, strict=True)))
     finetuned: dict[int, float | None] = {}
     contenders = best_first(scores)

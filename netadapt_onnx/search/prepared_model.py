@@ -14,7 +14,7 @@ from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.search.channel_choices import AllowedCounts, ChannelChoices, Counts, branch_choices
+from netadapt_onnx.search.channel_choices import AllowedCounts, ChannelChoices, Counts, with_branches
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.surgery.criteria.selection import MEASURED, select
 from netadapt_onnx.surgery.obstacles import require_prunable
@@ -56,7 +56,7 @@ class PreparedModel:
             counts: The best channel counts by its table, for `--step auto`.
         """
         both = math.lcm(self.alignment, alignment)
-        choices = (*self.allowed_counts.choices(self.trace, both, counts), *branch_choices(self.branches))
+        choices = with_branches(self.allowed_counts.choices(self.trace, both, counts), self.branches)
         return replace(self, choices=choices, alignment=both)
 
     def preferring(self, alignment: int) -> PreparedModel:
@@ -120,6 +120,4 @@ def prepare(model: Model, data: str | os.PathLike[str] | None, arguments: AdaptO
         )
     protected = allowed_counts.protected(trace)  # frozen groups and those with a floor keep their branch
     branches = tuple(branch for branch in branches if protected.isdisjoint(branch.groups))
-    return PreparedModel(
-        model, trace, dataset, (*choices, *branch_choices(branches)), allowed_counts, branches=branches
-    )
+    return PreparedModel(model, trace, dataset, with_branches(choices, branches), allowed_counts, branches=branches)

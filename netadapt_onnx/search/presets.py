@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from netadapt_onnx.common.options import option, word_of
+
 Preset = Literal["balanced", "fast", "thorough", "paper"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -24,6 +26,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "proposals": "lazy",
         "finalists": 0,
         "portfolio": "auto",
+        "table_models": None,
         "final_effort": 1.0,
     },
     "fast": {
@@ -36,6 +39,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "proposals": "lazy",
         "finalists": 0,
         "portfolio": "solved",
+        "table_models": 32,
         "final_effort": 0.25,
     },
     "thorough": {
@@ -48,6 +52,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "proposals": "all",
         "finalists": 3,
         "portfolio": "auto",
+        "table_models": None,
         "final_effort": 2.0,
     },
     "paper": {
@@ -60,6 +65,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "proposals": "all",
         "finalists": 0,
         "portfolio": "off",
+        "table_models": None,
         "final_effort": 1.0,
     },
 }
@@ -74,3 +80,13 @@ WITHOUT_DATA: Mapping[str, Any] = {
 }
 DEFAULT_PRESET: Preset = "balanced"
 NAMES: tuple[str, ...] = get_args(Preset)
+
+
+def by_preset(name: str, help: str, **declared: Any) -> Any:
+    """Declare an option whose default depends on `--preset`."""
+    values = {preset: PRESETS[preset][name] for preset in NAMES}
+    words = {preset: "auto" if value is None else word_of(value) for preset, value in values.items()}
+    usual = values[DEFAULT_PRESET]
+    others = {f"{preset}: {words[preset]}" for preset, value in values.items() if value != usual}
+    text = "; ".join([words[DEFAULT_PRESET], *sorted(others)])
+    return option(None, help, default_text="" if isinstance(usual, bool) else text, **declared)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from netadapt_onnx.common.options import SharedOptions, option, same_option
+from netadapt_onnx.search.presets import by_preset
 
 if TYPE_CHECKING:
     import onnx
@@ -65,6 +66,12 @@ class DeviceOptions:
         metavar="[NAME=]FILE",
         is_repeated=True,
         changes_result=False,  # its hash is compared, wherever it lies
+    )
+    table_models: int | None = by_preset(
+        "table_models",
+        "Versions of the model that a table which has to be built is measured of; the fewer, the less it knows.",
+        metavar="N",
+        at_least=16,
     )
     force: bool = same_option(SharedOptions, "force")
     device: Devices = option(

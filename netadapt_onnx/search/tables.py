@@ -17,7 +17,6 @@ from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.surgery.trace import Trace
 
 TABLE_FILE = "table.jsonl"
-TABLE_S = 100.0
 
 
 class Predicting(Protocol):
@@ -68,18 +67,17 @@ def built_table(
     folder: Path,
     original: Trace,
     execution: Execution,
-    seed: int,
+    plan: TablePlan,
     progress: Callable[[int, int, str], None],
     device: Device | None = None,
     resource: str = LATENCY,
-    time_cap_s: float = TABLE_S,
 ) -> Table:
     """A table measured on `device` (None: this machine) and kept in `folder`; continued if a kill interrupted it."""
     return build(
         table_file(folder, resource),
         RandomWidthModel(original.folded.proto, original.folded.shapes),
         random_widths(original),
-        TablePlan(time_cap_s=time_cap_s, seed=seed),
+        plan,
         execution=execution,
         device=device,
         progress=progress,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from netadapt_onnx.search.joint_iteration import JointIteration
+from netadapt_onnx.search.channel_choices import ChannelChoices, used_widths
+from netadapt_onnx.search.joint_iteration import JointIteration, joint_iteration
 from netadapt_onnx.search.methods import Methods, PortfolioPlan
 from netadapt_onnx.search.portfolio import PORTFOLIO, compete
 from netadapt_onnx.search.proposals import joint_proposal
@@ -107,3 +109,27 @@ def test_the_history_says_who_competed_and_the_search_goes_on_from_the_winner() 
     assert last.tried[0].accuracy == accuracy(steps[-2].widths)
     assert dict(last.widths) == {"a": 12, "b": 12}
     assert sum(step.group == PORTFOLIO for step in steps) == 1
+
+
+def test_what_was_solved_before_is_not_solved_again() -> None:
+    joint = iteration(["netadapt", "curves", "curves^2", "uniform"])
+    solved: list[int] = []
+
+    def solve(numbers: Sequence[int]) -> list[float]:
+        solved.extend(numbers)
+        return [0.5 for _ in numbers]
+
+    winner, evaluated = compete(joint, solve, known={"curves": 0.7, "curves^2": 0.6})
+    assert solved == [0, 3]
+    assert winner == 1
+    assert [entry.accuracy for entry in evaluated] == [0.5, 0.7, 0.6, 0.5]
+
+
+def test_widths_that_differ_in_what_a_removed_branch_took_with_it_are_one_candidate() -> None:
+    inner = ChannelChoices("inner", 16, (8,), (16, 8), branches=("block",))
+    branch = ChannelChoices("block", 1, (0,), (1, 0))
+    one = replace(problem({}, lambda w: {"macs": 1.0}, {"macs": 2.0}, lambda w: 0.5), choices=[inner, branch])
+    widths = [{"inner": n, "block": block} for block in (0, 1) for n in (8, 16)]
+    joint = joint_iteration(one, (), [joint_proposal(str(n), w, {"macs": 1.0}) for n, w in enumerate(widths)])
+    assert [proposal.method for proposal in joint.proposals] == ["0", "2", "3"]
+    assert used_widths(one.choices, widths[0]) == {"inner": 16, "block": 0}

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("fixed_training_settings")
 
 QUICK: dict[str, Any] = {"step": 2, "init_reduction_ratio": 0.2, "final_epochs": 0}
 # The methods that compete besides a search's own widths, where their widths differ from all others'.
-METHODS = {"netadapt", "knapsack", "curves", "curves^0.5", "curves^2", "uniform"}
+METHODS = {"netadapt", "knapsack", "uniform"}
 
 
 def quick(preset: str) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_every_preset_meets_its_budget_and_its_history_names_who_competed(
         assert not compete and not any(trained)
         return
     (last,) = compete
-    assert set(methods(last)) <= METHODS and "uniform" in methods(last)
+    assert {name for name in methods(last) if not name.startswith("curves")} <= METHODS and "uniform" in methods(last)
     assert methods(last)[0] == ("curves" if preset == "fast" else "netadapt")
     if preset == "fast":
         assert [step["group"] for step in steps] == [TOGETHER, PORTFOLIO]
