@@ -25,7 +25,7 @@ from netadapt_onnx.common.options import (
 )
 from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
+from netadapt_onnx.search.allowed_counts import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.presets import DEFAULT_PRESET, NAMES, PRESETS, Preset
 from netadapt_onnx.search.run_options import DeviceOptions, EvaluationOptions, RunOptions
