@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.allowed_counts import ChannelChoices
 from netadapt_onnx.search.lazy_ranking import rank_lazily
 from netadapt_onnx.search.netadapt import (
     TARGET_FRACTION,

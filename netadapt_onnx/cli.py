@@ -196,6 +196,8 @@ def _deliver(answer: CommandResult, as_json: bool, *, quiet: bool = False) -> in
         _write(document(answer.result, answer.ok, answer.error))
     elif text := _text(answer):
         _write(_without_advice(text) if quiet else text)
+    for warning in answer.warnings:
+        _tell(f"warning: {escape_joined(warning)}\n")
     if answer.error is None:
         return 0 if answer.ok else 1
     _complain(answer.error.message, answer.error.hint)

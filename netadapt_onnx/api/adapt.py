@@ -22,6 +22,7 @@ from netadapt_onnx.search.open_budget_checks import Instruments, open_budget_che
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel, prepare
 from netadapt_onnx.search.presets import WITHOUT_DATA
+from netadapt_onnx.search.recorded_options import recorded_in_one_spelling
 from netadapt_onnx.search.result import AdaptResult, DryRun
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.search.target_devices import device_records
@@ -109,6 +110,7 @@ def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> Adap
             resume=settings.resume,
             about=_about(prepared, settings, instruments),
             max_time_s=settings.max_time_s,
+            respell=recorded_in_one_spelling,
         ) as run,
     ):
         environment = SearchEnvironment(run, settings, instruments.execution, progress, log, Notes(log))

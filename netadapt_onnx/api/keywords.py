@@ -18,7 +18,7 @@ from netadapt_onnx.common.progress import Progress
 from netadapt_onnx.gating.limits import LimitArguments
 from netadapt_onnx.profilers.device import Device
 from netadapt_onnx.scaling.options import Method
-from netadapt_onnx.search.channel_choices import Floors, Steps
+from netadapt_onnx.search.allowed_counts import Floors, Steps
 from netadapt_onnx.search.executors.opening import Gpus
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.netadapt import Select

@@ -55,7 +55,7 @@ class PruneOptions(CheckedOptions):
     check: bool = option(False, "Prove that pruned equals masked. Without -o always done.", flag="--verify")
     table: File | None = option(
         None,
-        "Predict the latency by this table from `profile`, and propose counts that its device likes.",
+        "Predict the latency by this table from `profile`, and propose counts near by that are faster.",
         is_path=True,
     )
     choices: Choices | None = option(None, "Of attention, and of states that may change.", on_command_line=False)

@@ -47,6 +47,7 @@ from netadapt_onnx.surgery.verify.prove import Verification, verify
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import PruneKeywords
     from netadapt_onnx.data.dataset import Split
+    from netadapt_onnx.profilers.table.faster_counts import FasterCounts
 
 # As many as the measurements behind least squares used; more change little.
 CALIBRATION_SAMPLES = 1024
@@ -54,7 +55,10 @@ CALIBRATION_SAMPLES = 1024
 
 @dataclass(frozen=True)
 class PruneResult:
-    """`groups`: channels before and after; `verify`, `model`: None where not asked for; `met`: every budget holds."""
+    """`groups`: channels before and after; `verify`, `model`: None where not asked for; `met`: every budget holds.
+
+    `warning`: that a table does not say the cut to be faster than the original; it is part of `note`, too.
+    """
 
     before: Resources
     after: Resources
@@ -64,11 +68,15 @@ class PruneResult:
     met: bool
     note: str = ""
     proposal: Proposal | None = None
+    warning: str = ""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Counts near those of a cut that a table predicts to be better, in the words of `prune`, and their latency."""
+    """Counts near those of a cut that a table predicts to be faster, in the words of `prune`, and their latency.
+
+    Groups that are not named keep all of their channels.
+    """
 
     keep: Mapping[str, int]
     latency_ms: float
@@ -181,11 +189,12 @@ def _prune(source: Model, original: Trace, output: File | None, options: PruneOp
     groups = {g.name: (g.channels, len(cut.kept.get(g.name, range(g.channels)))) for g in trace.prunable}
     after = cost_model(sizes).to_resources(file_bytes(small) if written is None else written.stat().st_size)
     lines = _notes(trace, cut, removed, proof)
-    proposal = None
+    proposal, warning = None, ""
     if options.table is not None:
-        before_ms, after_ms, proposal, caution = _predicted(Path(options.table), source, original, trace, groups, sizes)
-        before, after = replace(before, latency_ms=before_ms), replace(after, latency_ms=after_ms)
-        lines += [caution] if caution else []
+        latency = _predicted(Path(options.table), source, original, trace, cut.kept, options)
+        before, after = replace(before, latency_ms=latency.before_ms), replace(after, latency_ms=latency.after_ms)
+        proposal, warning = latency.proposal, latency.warning
+        lines += latency.notes
     folded = trace.folded
     untrainable = folded.unrunnable or folded.unrun or trace.subgraphs or trace.flat.untraced
     return (UntrainableResult if untrainable else PruneResult)(
@@ -197,13 +206,25 @@ def _prune(source: Model, original: Trace, output: File | None, options: PruneOp
         met=cut.met,
         note="; ".join(lines),
         proposal=proposal,
+        warning=warning,
     )
 
 
+@dataclass(frozen=True)
+class _Latency:
+    """The latency before and after a cut by a table, counts that its device likes better, and what to say of them."""
+
+    before_ms: float
+    after_ms: float | None = None
+    proposal: Proposal | None = None
+    warning: str = ""
+    notes: tuple[str, ...] = ()
+
+
 def _predicted(
-    file: Path, source: Model, original: Trace, trace: Trace, groups: Mapping[str, tuple[int, int]], sizes: Shapes
-) -> tuple[float, float | None, Proposal | None, str]:
-    """The latency before and after a cut by a table, counts that its device likes better, and what to say of them.
+    file: Path, source: Model, original: Trace, trace: Trace, kept: KeptIndices, options: PruneOptions
+) -> _Latency:
+    """What a table predicts of a cut.
 
     A table knows nothing of a model without some of its branches: then there is no latency after the cut.
     """
@@ -215,20 +236,36 @@ def _predicted(
     table = Table.load(file, original.folded.proto)
     before_ms = predict_original(table, as_given(source, original.folded.proto), original.folded.shapes).ms
     if trace is not original:
-        return before_ms, None, None, "the table does not predict a model without branches"
-    counts = {name: after for name, (before, after) in groups.items() if after != before}
-    after_ms = table.predict(sizes)
-    better = faster_counts(table, trace, counts, before_ms) if counts else None
-    proposal = None
-    if better is not None:
-        words = shell_command(word for name, n in better.counts.items() for word in ("--keep", f"{name}={n}"))
-        proposal = Proposal(better.counts, better.ms, words)
-    slower = after_ms > before_ms
-    caution = f"predicted to be slower than the original: {after_ms:.3g} ms, {before_ms:.3g} before" if slower else ""
-    if proposal is not None:
-        what = "counts near by are faster" if slower else "counts near by keep more channels at no more time"
-        caution = f"{caution}; " * bool(caution) + f"{what} ({proposal.latency_ms:.3g} ms): {proposal.words}"
-    return before_ms, after_ms, proposal, caution
+        return _Latency(before_ms, notes=("the table does not predict a model without branches",))
+    after_ms, error = table.predict_with_error(trace.resized_shapes(kept))
+    counts = {name: len(channels) for name, channels in kept.items() if len(channels) < trace.group(name).channels}
+    if not counts:
+        return _Latency(before_ms, after_ms)
+    # Who names counts wants no fewer channels than that.
+    floors = counts if options.keep or options.plan else {}
+    better = faster_counts(table, trace, counts, before_ms, floors=floors, step=options.step)
+    warning = _slowness(before_ms, after_ms, error)
+    if better is None:
+        return _Latency(before_ms, after_ms, warning=warning, notes=(warning,) if warning else ())
+    proposal = _proposal(trace, better)
+    what = "counts near by are faster" if warning else "counts near by keep more channels in less time"
+    note = f"{what} ({proposal.latency_ms:.3g} ms): {proposal.words}"
+    return _Latency(before_ms, after_ms, proposal, warning, (warning, note) if warning else (note,))
+
+
+def _slowness(before_ms: float, after_ms: float, error: float) -> str:
+    """That a cut is not clearly faster than the original, if it is not; predictions are off by up to `error`."""
+    if after_ms * (1 + error) < before_ms:
+        return ""
+    how = "slower" if after_ms > before_ms else "hardly faster" if after_ms < before_ms else "no faster"
+    off = "" if after_ms > before_ms else f", and predictions are up to {error:.1%} off"
+    return f"predicted to be {how} than the original: {after_ms:.3g} ms, {before_ms:.3g} before{off}"
+
+
+def _proposal(trace: Trace, better: FasterCounts) -> Proposal:
+    keep = {name: n for name, n in better.counts.items() if n < trace.group(name).channels}
+    words = shell_command(word for name, n in keep.items() for word in ("--keep", f"{name}={n}"))
+    return Proposal(keep, better.ms, words)
 
 
 def _choose(trace: Trace, cost_model: CostModel, options: PruneOptions, before: Resources, extra_bytes: int) -> _Cut:

@@ -16,6 +16,7 @@ class CommandResult:
     `text` is handed the result with every name, text and path in it escaped, and never has to do that itself; nor can
     what it returns act upon a terminal or a CI system, unless it `is_escaped`: a format with escapes and commands of
     its own. `error` is what kept a part of several from being judged: then the exit code is 2, and the rest is shown.
+    Each of `warnings` becomes a line on stderr.
     """
 
     result: object
@@ -23,3 +24,4 @@ class CommandResult:
     ok: bool = True
     error: NetadaptError | None = None
     is_escaped: bool = False
+    warnings: tuple[str, ...] = ()

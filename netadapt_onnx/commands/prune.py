@@ -60,7 +60,10 @@ def command(
     # Of the written model: states that were cut have other sizes than the original's, which then cannot teach them.
     training = [*(() if resize_io else ("--teacher", str(model))), *(data.flags if data else ("--data", "DATA.npz"))]
     training += ["-o", "tuned.onnx", *seen_as(options["shapes"])]
-    return CommandResult(result, lambda shown: _text(shown, proven, training), ok=result.met and proven)
+    warnings = (f"the cut is {result.warning}",) if result.warning else ()
+    return CommandResult(
+        result, lambda shown: _text(shown, proven, training), ok=result.met and proven, warnings=warnings
+    )
 
 
 def _text(result: PruneResult, proven: bool, training: list[str]) -> str:

@@ -38,6 +38,7 @@ class Option:
         on_command_line: False for what only Python can pass, and for what a command declares by itself (`--data`).
         changes_result: Whether a run's result depends on it.
         may_differ_on_resume: Whether `--resume` takes another value of an option that changes the result.
+        one_spelling: What makes equal values equal, however they are spelled, where that does not follow from the type.
     """
 
     help: str
@@ -53,6 +54,7 @@ class Option:
     on_command_line: bool = True
     changes_result: bool = True
     may_differ_on_resume: bool = False
+    one_spelling: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,43 @@ def check_options(options: Any) -> None:
             check_bounds(declared, value)
 
 
+def normalise_options(options: Any) -> None:
+    """Replace the values of a dataclass of options by their one spelling. Raises NetadaptError as `in_one_spelling`."""
+    for name, declared in declared_options(type(options)).items():
+        object.__setattr__(options, name, in_one_spelling(declared, getattr(options, name)))
+
+
+def in_one_spelling(declared: Declared, value: Any) -> Any:
+    """The value of an option in the spelling that identities compare and commands record.
+
+    The command line has texts, Python has numbers, paths, lists and mappings, `run.json` what JSON has: a number
+    becomes one of its type, a path a text; `Option.one_spelling` says what becomes of anything else.
+
+    Raises:
+        NetadaptError: A text is not the number that the option takes.
+    """
+    if value is None or callable(value) or isinstance(value, bool):
+        return value
+    if declared.option.one_spelling is not None:
+        return declared.option.one_spelling(value)
+    if declared.option.is_path and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    kind, *others = declared.type.split(" | ")
+    if kind not in _NUMBERS:
+        return value
+    try:
+        number = _NUMBERS[kind](value)
+    except (TypeError, ValueError, OverflowError):
+        if isinstance(value, str) and not any(other.startswith("Literal") for other in others):
+            raise NetadaptError(f"{declared.flag} {value}: not a number", code="usage") from None
+        return value
+    return number if isinstance(value, str) or number == value else value
+
+
+# The types of options that take a number.
+_NUMBERS: Mapping[str, type[int | float]] = {"int": int, "float": float}
+
+
 def check_choice(flag: str, value: str, choices: Sequence[str]) -> None:
     """Raise NetadaptError, with the nearest names, for a text that is none of an option's choices."""
     if value not in choices:
@@ -191,6 +230,16 @@ def check_bounds(declared: Declared, value: float) -> None:
 
 
 File = str | os.PathLike[str]
+# A mapping as Python passes it, or its pairs as `run.json` has them.
+Pairs = Mapping[str, Any] | Sequence[tuple[str, Any]]
+
+
+def _text_by_name(pairs: Pairs) -> dict[str, str]:
+    return {name: str(value) for name, value in sorted(dict(pairs).items())}
+
+
+def _shape_by_name(pairs: Pairs) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(int(length) for length in shape) for name, shape in sorted(dict(pairs).items())}
 
 
 @dataclass(frozen=True)
@@ -203,6 +252,7 @@ class SharedOptions:
         flag="--shape",
         metavar="NAME=1x3x224x224",
         is_repeated=True,
+        one_spelling=_shape_by_name,
     )
     batch_size: int = option(1, "Length of a dynamic first axis.", at_least=1)
     seed: int = option(0, "Seed of everything random; recorded.", at_least=0, at_most=2**63 - 1)
@@ -219,6 +269,7 @@ class SharedOptions:
         flag="--ep-option",
         metavar="KEY=VALUE",
         is_repeated=True,
+        one_spelling=_text_by_name,
     )
     ep_library: str | None = option(
         None, "The library of an execution provider that is a plugin.", metavar="FILE", is_path=True

@@ -14,6 +14,7 @@ from netadapt_onnx.common.options import (
     check_choice,
     check_options,
     declared_options,
+    normalise_options,
     option,
     plain,
     same_option,
@@ -77,6 +78,7 @@ class ScaleOptions:
     log: Callable[[str], None] | None = same_option(SharedOptions, "log")
 
     def __post_init__(self) -> None:
+        normalise_options(self)
         check_options(self)
         if not self.methods:
             raise NetadaptError("no method", hint=f"one of {', '.join(METHODS)}", code="usage")

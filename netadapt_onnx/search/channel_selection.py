@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from netadapt_onnx.search.channel_choices import removed_branches
+from netadapt_onnx.search.allowed_counts import removed_branches
 from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.proposals import Widths
 from netadapt_onnx.surgery.criteria.scores import Criterion

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.search.channel_choices import ChannelChoices, used_widths
+from netadapt_onnx.search.allowed_counts import ChannelChoices, used_widths
 from netadapt_onnx.search.joint_iteration import best_first
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, corrected, furthest, met, widths_after
 from netadapt_onnx.search.proposals import TOGETHER, Proposal, joint_proposal

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from netadapt_onnx.search.channel_choices import used_widths
+from netadapt_onnx.search.allowed_counts import used_widths
 from netadapt_onnx.search.netadapt import (
     Accepted,
     EvaluatedProposal,

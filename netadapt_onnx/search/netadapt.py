@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.allowed_counts import ChannelChoices
 from netadapt_onnx.search.proposals import Amounts, Goal, Proposal, Proposer, Widths
 from netadapt_onnx.search.schedule import Schedule
 

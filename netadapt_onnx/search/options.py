@@ -9,25 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from netadapt_onnx.common.amounts import EXAMPLES, parse_amount, parse_seconds
-from netadapt_onnx.common.budget import Target, parse_targets
+from netadapt_onnx.common.amounts import parse_seconds
+from netadapt_onnx.common.budget import Target, budget_texts, parse_targets
 from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.common.options import (
     check_choice,
     check_options,
     declared_options,
+    normalise_options,
     option,
     plain,
 )
 from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.channel_choices import DEFAULT_STEP, AllowedCounts, Floors, Steps, allowed_counts
+from netadapt_onnx.search.allowed_counts import (
+    DEFAULT_STEP,
+    AllowedCounts,
+    Floors,
+    Steps,
+    allowed_counts,
+    floors_in_one_spelling,
+    frozen_groups,
+    step_in_one_spelling,
+)
 from netadapt_onnx.search.netadapt import Select
 from netadapt_onnx.search.presets import DEFAULT_PRESET, NAMES, PRESETS, Preset, by_preset
 from netadapt_onnx.search.run_options import DeviceOptions, EvaluationOptions, RunOptions
+from netadapt_onnx.search.schedule import parse_reduction, reduction_in_one_spelling
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.dataset import Dataset
@@ -62,6 +74,7 @@ class SearchOptions:
         "latency@NAME=12ms; all of several must hold. latency=0.8x,0.6x makes a model for each.",
         metavar="RESOURCE=V",
         is_repeated=True,
+        one_spelling=partial(budget_texts, resources=SEARCHED),
     )
     preset: Preset = option(
         DEFAULT_PRESET,
@@ -121,13 +134,22 @@ class SearchOptions:
         metavar="N|auto|OP=N",
         is_repeated=True,
         default_text=f"auto with a latency budget, otherwise and with paper {DEFAULT_STEP}",
+        one_spelling=step_in_one_spelling,
     )
     min_channels: int = option(1, "No group gets narrower than this.", at_least=1)
     freeze: Sequence[str] = option(
-        (), "Leave this group as it is; * and ? match any name.", metavar="GROUP", is_repeated=True
+        (),
+        "Leave this group as it is; * and ? match any name.",
+        metavar="GROUP",
+        is_repeated=True,
+        one_spelling=frozen_groups,
     )
     floor: Floors = option(
-        (), "No fewer channels (or 0.5x of them) in this group.", metavar="GROUP=32", is_repeated=True
+        (),
+        "No fewer channels (or 0.5x of them) in this group.",
+        metavar="GROUP=32",
+        is_repeated=True,
+        one_spelling=floors_in_one_spelling,
     )
     finalists: int = by_preset(
         "finalists",
@@ -185,6 +207,7 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
 
     def __post_init__(self) -> None:
         check_choice("--preset", self.preset, NAMES)
+        normalise_options(self)
         for name, value in self._usual.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -201,6 +224,8 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
         if self.init_reduction is not None:
             if self.reduction_of == "current":
                 raise NetadaptError("--init-reduction is an amount of the original's resource", code="usage")
+            text = reduction_in_one_spelling(self.targets[0][0].kind, self.init_reduction)
+            object.__setattr__(self, "init_reduction", text)
             self.first_reduction(1.0)
         if self.max_time_s is not None and not self.max_time_s > 0:
             raise NetadaptError(f"--max-time {self.max_time_s:g}: above 0 seconds", code="usage")
@@ -307,13 +332,8 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
         """
         if self.init_reduction is None:
             return self.init_reduction_ratio
-        kind = self.targets[0][0].kind
-        text = str(self.init_reduction)
-        amount = parse_amount(kind, text)
-        if amount is None or amount[0] <= 0 or (amount[1] and amount[0] > 1):
-            hint = f"e.g. {EXAMPLES.get(kind, '1000')} or 0.05x"
-            raise NetadaptError(f"--init-reduction {text} is not an amount of {kind}", hint=hint, code="usage")
-        return amount[0] if amount[1] else amount[0] / original
+        amount, is_share = parse_reduction(self.targets[0][0].kind, self.init_reduction)
+        return amount if is_share else amount / original
 
     def identity(self) -> dict[str, Any]:
         """The options that decide the result, as JSON: what `--resume` compares."""

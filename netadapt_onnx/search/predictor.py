@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from netadapt_onnx.common.resources import COUNTED
 from netadapt_onnx.graph.cost import CostModel
-from netadapt_onnx.search.channel_choices import removed_branches
+from netadapt_onnx.search.allowed_counts import removed_branches
 from netadapt_onnx.search.proposals import Widths
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.residual_branches import Branch, same_groups, traced_without

@@ -14,7 +14,7 @@ from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.search.channel_choices import AllowedCounts, ChannelChoices, Counts, with_branches
+from netadapt_onnx.search.allowed_counts import AllowedCounts, ChannelChoices, Counts, with_branches
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.surgery.criteria.selection import MEASURED, select
 from netadapt_onnx.surgery.obstacles import require_prunable

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, permutations
 
-from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.allowed_counts import ChannelChoices
 
 Widths = Mapping[str, int]
 Amounts = Mapping[str, float]

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from netadapt_onnx.common.amounts import EXAMPLES, parse_amount
+from netadapt_onnx.errors import NetadaptError
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -41,3 +44,18 @@ class Schedule:
                     (low, middle) if replace(self, decay=middle).reach(initial, iterations) <= limit else (middle, high)
                 )
         return replace(self, decay=high)
+
+
+def parse_reduction(kind: str, amount: str | float) -> tuple[float, bool]:
+    """An `--init-reduction` of a resource in its base unit or, True beside it, as a share. Raises NetadaptError."""
+    parsed = parse_amount(kind, str(amount))
+    if parsed is None or parsed[0] <= 0 or (parsed[1] and parsed[0] > 1):
+        hint = f"e.g. {EXAMPLES.get(kind, '1000')} or 0.05x"
+        raise NetadaptError(f"--init-reduction {amount} is not an amount of {kind}", hint=hint, code="usage")
+    return parsed
+
+
+def reduction_in_one_spelling(kind: str, amount: str | float) -> str:
+    """An `--init-reduction` as a text: a share, or a number of the resource's base unit. Raises NetadaptError."""
+    value, is_share = parse_reduction(kind, amount)
+    return f"{value:.15g}{'x' if is_share else ''}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.allowed_counts import ChannelChoices
 from netadapt_onnx.search.netadapt import met
 from netadapt_onnx.search.proposals import Amounts, Widths
 from netadapt_onnx.search.width_program import Predict

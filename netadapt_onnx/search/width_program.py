@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netadapt_onnx.common.progress import stage
-from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.allowed_counts import ChannelChoices
 from netadapt_onnx.search.netadapt import met
 from netadapt_onnx.search.proposals import Amounts, Widths
 

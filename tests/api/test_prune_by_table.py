@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -50,7 +51,66 @@ def test_a_cut_that_is_slower_than_the_original_is_said_and_what_is_proposed_wor
     assert command(words) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["after"]["latency_ms"] == pytest.approx(proposal["latency_ms"], rel=1e-9)
-    assert {name: after for name, (_, after) in again["groups"].items() if name in proposal["keep"]} == proposal["keep"]
+    assert {name: after for name, (before, after) in again["groups"].items() if after < before} == proposal["keep"]
+    assert again["proposal"] is None and again["warning"] == ""
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--quiet"]])
+def test_a_cut_that_is_slower_is_warned_of_in_one_line_on_stderr(
+    folder: Path, capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    assert command(["prune", "model.onnx", "--ratio", "0.1", "--table", "t.jsonl", *form]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(
+        r"warning: the cut is predicted to be slower than the original: [\d.]+ ms, [\d.]+ before\n", err
+    )
+    if "--json" in form:
+        document = json.loads(out)
+        assert err == f"warning: the cut is {document['warning']}\n" and document["warning"] in document["note"]
+    else:
+        assert "predicted to be slower" in out
+
+
+def test_words_name_no_group_that_keeps_all_of_its_channels(folder: Path) -> None:
+    cut = netadapt_onnx.prune("model.onnx", ratio=0.1, table="t.jsonl")
+    assert cut.proposal is not None and 0 < len(cut.proposal.keep) < len(cut.groups)
+    named = [word.rpartition("=")[::2] for word in shlex.split(cut.proposal.words)[1::2]]
+    assert {name: int(count) for name, count in named} == cut.proposal.keep
+    assert all(count < cut.groups[name][0] for name, count in cut.proposal.keep.items())
+
+
+def test_a_cut_that_is_no_faster_is_warned_of_and_one_of_nothing_is_not(folder: Path) -> None:
+    name = next(iter(netadapt_onnx.prune("model.onnx", ratio=0.1).groups))
+    count = netadapt_onnx.prune("model.onnx", ratio=0.1).groups[name][0]
+    still = netadapt_onnx.prune("model.onnx", keep={name: count}, table="t.jsonl")
+    assert still.warning == still.note == "" and still.proposal is None
+    flat = netadapt_onnx.prune("model.onnx", ratio=0, table="t.jsonl")
+    assert flat.warning == "" and flat.proposal is None
+
+
+@pytest.mark.parametrize(("share", "word"), [(1.0, "no faster"), (0.999, "hardly faster")])
+def test_a_cut_that_gains_less_than_the_error_of_the_table_is_warned_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, share: float, word: str
+) -> None:
+    sizes: list[object] = []
+
+    def predicted(table: predict.Table, shapes: dict[str, tuple[int, ...]]) -> float:
+        sizes.append(shapes)
+        return 1.0 if shapes == sizes[0] else share
+
+    monkeypatch.setattr(predict.Table, "predict", predicted)
+    cut = netadapt_onnx.prune("model.onnx", ratio=0.5, table="t.jsonl")
+    assert cut.warning.startswith(f"predicted to be {word} than the original: ")
+    assert cut.warning.endswith("% off") and cut.note == cut.warning and cut.proposal is None
+
+
+def test_counts_that_the_user_names_are_not_lowered(folder: Path) -> None:
+    counts = {name: after for name, (_, after) in netadapt_onnx.prune("model.onnx", ratio=0.1).groups.items()}
+    free = netadapt_onnx.prune("model.onnx", ratio=0.1, table="t.jsonl").proposal
+    assert free is not None and any(n < counts[name] for name, n in free.keep.items())
+    named = netadapt_onnx.prune("model.onnx", keep=counts, table="t.jsonl")
+    assert named.warning
+    assert named.proposal is None or all(n >= counts[name] for name, n in named.proposal.keep.items())
 
 
 def test_counts_that_a_device_likes_are_left_alone(folder: Path) -> None:

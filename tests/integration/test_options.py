@@ -15,12 +15,18 @@ import click
 import numpy as np
 import pytest
 
+import netadapt_onnx
 from models import plain
 from netadapt_onnx import cli
 from netadapt_onnx.api import adapt as adapt_module
 from netadapt_onnx.api import keywords
-from netadapt_onnx.common.options import declared_options
+from netadapt_onnx.common.budget import budget_texts
+from netadapt_onnx.common.options import declared_options, different_options
+from netadapt_onnx.common.resources import SEARCHED
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.options import AdaptOptions
+from netadapt_onnx.search.recorded_options import recorded_in_one_spelling
+from netadapt_onnx.search.target_devices import device_texts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEYWORDS: dict[str, tuple[type, tuple[str, ...]]] = runpy.run_path(str(REPOSITORY / "docs" / "keywords.py"))["KEYWORDS"]
@@ -217,6 +223,121 @@ def test_a_recorded_command_repeats_the_run(task: Path, monkeypatch: pytest.Monk
     )
     assert again.identity() == options.identity()
     assert again.max_time_s == options.max_time_s
+
+
+# The spellings of options whose texts, lists and mappings may mean the same; those in one row do.
+SPELLINGS: list[tuple[str, tuple[Any, ...]]] = [
+    ("budget", ("macs=50%", ["macs=0.5x"], ("macs = 0.50x",), {"macs": "0.5x"})),
+    ("step", (2, "2", ("2",), [2], ["4", "2"])),
+    ("step", (8, "8", ("8",), [8])),
+    ("step", ("auto", ("auto",), ["auto"])),
+    ("step", ("Conv=4", ["Conv=4"], ("Conv=4", 8), ["Conv = 4", "8"])),
+    ("step", (("Conv=4", "Gemm=64", "2"), ["2", "Gemm=64", "Conv=4"])),
+    ("freeze", ("conv1", ["conv1"], ("conv1", "conv1"))),
+    ("freeze", (("conv1", "fc*"), ["fc*", "conv1"])),
+    ("floor", ("conv1=4", ["conv1=4"], {"conv1": 4}, {"conv1": "4"}, ("conv1=4.0",))),
+    ("floor", (("conv1=4", "fc=50%"), {"conv1": 4, "fc": "0.5x"})),
+    ("init_reduction", (2_000_000, "2M", "2000000", 2e6, "2000k")),
+    ("init_reduction", ("0.05x", "5%", "0.050x")),
+    ("ep_options", ({"a": "1", "b": "2"}, {"b": 2, "a": 1})),
+    ("ep_library", ("lib.so", Path("lib.so"))),
+    ("shapes", ({"image": (1, 3, 8, 8), "mask": (1, 8)}, {"mask": [1, 8], "image": [1, 3, 8, 8]})),
+    ("device", ("ssh://pi", ("ssh://pi",), ["ssh://pi"], {"": "ssh://pi"})),
+    ("device", (("pi=ssh://pi", "here=local"), {"pi": "ssh://pi", "here": "local"})),
+]
+SPELLINGS += [
+    (name, (value, text, np.float64(value)) if isinstance(value, float) else (value, text, np.int64(value)))
+    for name, (text, value) in OTHER.items()
+    if isinstance(value, int | float) and not isinstance(value, bool)
+]
+SPELLINGS += [("decay", (1, 1.0, "1")), ("final_epochs", (3, "3", 3.0))]
+COMPARED = [name for name, one in ADAPT.items() if one.option.changes_result and not one.option.may_differ_on_resume]
+
+
+def options_with(name: str, value: Any) -> AdaptOptions:
+    budget = budget_texts(value, SEARCHED) if name == "budget" else ("macs=0.5x",)
+    return AdaptOptions(**{"budget": budget, name: value, **COMPANIONS.get(name, {})})
+
+
+def test_every_compared_option_with_several_spellings_has_a_case() -> None:
+    """The others are words with declared choices, flags, names and functions of the caller's."""
+    one_way = {name for name in COMPARED if ADAPT[name].option.choices or "bool" in ADAPT[name].type}
+    assert {name for name, _ in SPELLINGS} >= set(COMPARED) - one_way - {"criterion", "ep", "evaluate"}
+
+
+@pytest.mark.parametrize(("name", "values"), SPELLINGS)
+def test_spellings_that_mean_the_same_are_the_same_run(name: str, values: tuple[Any, ...]) -> None:
+    options = [options_with(name, value) for value in values]
+    identities = [json.dumps(one.identity()) for one in options]
+    assert len(set(identities)) == 1, set(identities)
+    if name != "device":  # a Python object may stand for one
+        assert all(getattr(one, name) == getattr(options[0], name) for one in options)
+        assert all(type(getattr(one, name)) is type(getattr(options[0], name)) for one in options)
+    assert len({one.command(Path("model.onnx"), None) for one in options}) == 1
+
+
+@pytest.mark.parametrize(("name", "values"), [case for case in SPELLINGS if case[0] in COMPARED])
+def test_a_run_that_recorded_another_spelling_goes_on(name: str, values: tuple[Any, ...]) -> None:
+    """Versions before recorded what the user had written, mappings as pairs where they are given as such."""
+    options = options_with(name, values[0])
+    mine = json.loads(json.dumps(options.identity()))
+    for value in values:
+        is_pairs = name in ("shapes", "ep_options")
+        spelled = [[key, one] for key, one in value.items()] if is_pairs else value
+        if name == "device":
+            spelled = device_texts(value)
+        theirs = {
+            **mine,
+            name: json.loads(json.dumps(spelled, default=lambda one: getattr(one, "item", one.__str__)())),
+        }
+        assert different_options(recorded_in_one_spelling(theirs), mine) == [], value
+
+
+def test_other_values_stay_other_runs() -> None:
+    for name, (_, value) in OTHER.items():
+        if name not in COMPARED:
+            continue
+        theirs = json.loads(json.dumps(options_with(name, value).identity()))
+        mine = AdaptOptions(budget=("macs=0.5x",), **COMPANIONS.get(name, {})).identity()
+        assert name in different_options(recorded_in_one_spelling(theirs), json.loads(json.dumps(mine)))
+
+
+@pytest.mark.parametrize(
+    "recorded", [{"step": {"x": 1}}, {"floor": 3, "shapes": [1]}, {"budget": None, "init_reduction": []}]
+)
+def test_a_record_that_makes_no_sense_is_another_run(recorded: dict[str, Any]) -> None:
+    mine = json.loads(json.dumps(AdaptOptions(budget=("macs=0.5x",)).identity()))
+    assert set(recorded) <= set(different_options(recorded_in_one_spelling({**mine, **recorded}), mine))
+
+
+@pytest.mark.parametrize("name", ["threads", "decay", "finalists", "max_iterations"])
+def test_a_text_that_is_no_number_is_refused(name: str) -> None:
+    with pytest.raises(NetadaptError, match=f"{ADAPT[name].flag} soon: not a number"):
+        AdaptOptions(budget=("macs=0.5x",), **{name: "soon"})
+
+
+def test_a_run_of_the_command_line_goes_on_in_python(task: Path) -> None:
+    words = ["adapt", "model.onnx", "--data", "data.npz", "--budget", "macs=0.8x", "-o", "run", "--criterion", "l2"]
+    words += ["--final-epochs", "0", "--portfolio", "off", "--keep-blocks", "--step", "2", "--floor", "conv1=4", "-q"]
+    assert cli.run([*words, "--max-iterations", "1"]) in (0, 1)
+    options: dict[str, Any] = {"criterion": "l2", "final_epochs": 0, "portfolio": "off", "keep_blocks": True}
+    arguments = ("model.onnx", "data.npz", {"macs": "80%"}, "run")
+    result = netadapt_onnx.adapt(*arguments, **options, step=2, floor={"conv1": 4}, resume=True)
+    assert result.met and result.iterations > 1
+    with pytest.raises(NetadaptError, match="step is 2 there, 4 here"):
+        netadapt_onnx.adapt(*arguments, **options, step=4, floor={"conv1": 4}, resume=True)
+
+
+def test_a_run_of_an_earlier_version_goes_on(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its identity is in another spelling, and stays as it was recorded: the journal's first line hangs on it."""
+    words = ["adapt", "model.onnx", "--data", "data.npz", "--budget", "macs=0.8x", "-o", "run", "--criterion", "l2"]
+    words += ["--final-epochs", "0", "--portfolio", "off", "--keep-blocks", "--step", "2", "--freeze", "conv1", "-q"]
+    identity = AdaptOptions.identity
+    with monkeypatch.context() as earlier:
+        earlier.setattr(AdaptOptions, "identity", lambda self: {**identity(self), "step": ["2"], "ep_options": []})
+        assert cli.run([*words, "--max-iterations", "1"]) in (0, 1)
+    assert cli.run([*words, "--resume"]) == 0
+    assert json.loads((task / "run" / "run.json").read_text())["identity"]["step"] == ["2"]
 
 
 def test_the_example_of_a_configuration_is_one() -> None:

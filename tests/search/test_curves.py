@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.allowed_counts import ChannelChoices
 from netadapt_onnx.search.curves import (
     DRAWS,
     POWERS,

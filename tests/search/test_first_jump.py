@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from netadapt_onnx.search.channel_choices import ChannelChoices
+from netadapt_onnx.search.allowed_counts import ChannelChoices
 from netadapt_onnx.search.first_jump import SHARE, is_due, jump_problem
 from netadapt_onnx.search.lazy_ranking import BATCH
 from netadapt_onnx.search.methods import Methods, PortfolioPlan

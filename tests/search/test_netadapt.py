@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.channel_choices import ChannelChoices, channel_choices
+from netadapt_onnx.search.allowed_counts import ChannelChoices, channel_choices
 from netadapt_onnx.search.netadapt import Step, amounts_after, met
 from netadapt_onnx.search.proposals import Goal, Proposal, Proposer
 from netadapt_onnx.search.schedule import Schedule

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from netadapt_onnx.search.channel_choices import ChannelChoices, used_widths
+from netadapt_onnx.search.allowed_counts import ChannelChoices, used_widths
 from netadapt_onnx.search.joint_iteration import JointIteration, joint_iteration
 from netadapt_onnx.search.methods import Methods, PortfolioPlan
 from netadapt_onnx.search.portfolio import PORTFOLIO, compete

@@ -13,7 +13,7 @@ from models import plain
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.profilers.execution import Execution
-from netadapt_onnx.search.channel_choices import ChannelChoices, allowed_counts, channel_choices
+from netadapt_onnx.search.allowed_counts import ChannelChoices, allowed_counts, channel_choices
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.proposals import Goal, Proposer
 from netadapt_onnx.search.target_devices import open_target_devices

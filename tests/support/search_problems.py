@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-from netadapt_onnx.search.channel_choices import channel_choices
+from netadapt_onnx.search.allowed_counts import channel_choices
 from netadapt_onnx.search.methods import Importances, Methods
 from netadapt_onnx.search.netadapt import Accepted, Problem, Step
 from netadapt_onnx.search.next_step import next_step

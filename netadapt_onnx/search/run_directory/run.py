@@ -83,6 +83,7 @@ class Run:
         resume: bool,
         about: Mapping[str, Any] | None = None,
         max_time_s: float | None = None,
+        respell: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> Self:
         """Start a run in a directory, or continue the one that it holds.
 
@@ -93,6 +94,7 @@ class Run:
             resume: Whether a run that the directory holds is continued.
             about: What is recorded when the run starts and never compared.
             max_time_s: The seconds that the run may take over all resumes.
+            respell: What makes a recorded identity comparable with this one, if it means the same.
 
         Returns:
             The run, whose lock this process holds until its `with` block ends.
@@ -114,7 +116,7 @@ class Run:
         lock = lock_directory(path)
         try:
             remove_leftovers(path, below=True)
-            recorded = _identify(path / IDENTITY_FILE, identity, growing, about or {})
+            recorded = _identify(path / IDENTITY_FILE, identity, growing, about or {}, respell)
             journal = Journal(path, chain_root(recorded))
             return cls(path, lock, journal, math.inf if max_time_s is None else max_time_s)
         except BaseException:
@@ -194,7 +196,11 @@ def _seconds_before(path: Path) -> float:
 
 
 def _identify(
-    file: Path, identity: Mapping[str, Any], growing: Mapping[str, int], about: Mapping[str, Any]
+    file: Path,
+    identity: Mapping[str, Any],
+    growing: Mapping[str, int],
+    about: Mapping[str, Any],
+    respell: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Record who this run is, or compare with what was recorded; returns that."""
     mine = {
@@ -207,7 +213,7 @@ def _identify(
         write_json(file, mine)
         return read_identity(file)
     recorded = read_identity(file)
-    theirs, before = recorded["identity"], recorded["growing"]
+    theirs, before = respell(recorded["identity"]), recorded["growing"]
     different = different_options(theirs, mine["identity"])
     lowered = [name for name, value in before.items() if name in growing and not _reaches(growing[name], value)]
     if different or lowered:

@@ -181,6 +181,14 @@ def allowed_counts(step: Steps, least: int, frozen: Sequence[str], floors: Floor
     Raises:
         NetadaptError: One of them is malformed.
     """
+    if least < 1:
+        raise NetadaptError(f"--min-channels {least}: at least 1", code="usage")
+    default, by_op = _steps(step)
+    return AllowedCounts(default, by_op, least, frozen_groups(frozen), tuple(_floor(text) for text in _pairs(floors)))
+
+
+def _steps(step: Steps) -> tuple[int | None, dict[str, int]]:
+    """The step of all operators, None for the table's, and those of operators that have their own."""
     default: int | None = DEFAULT_STEP
     by_op: dict[str, int] = {}
     for text in [step] if isinstance(step, int | str) else step:
@@ -193,13 +201,40 @@ def allowed_counts(step: Steps, least: int, frozen: Sequence[str], floors: Floor
             by_op[op.strip()] = int(number)
         else:
             default = int(number)
-    if least < 1:
-        raise NetadaptError(f"--min-channels {least}: at least 1", code="usage")
-    return AllowedCounts(default, by_op, least, tuple(frozen), tuple(_floor(text) for text in _pairs(floors)))
+    return default, by_op
+
+
+def step_in_one_spelling(step: Steps) -> Steps:
+    """A number or `auto` where operators have no steps of their own, otherwise texts in order.
+
+    Raises NetadaptError for a malformed one.
+    """
+    default, by_op = _steps(step)
+    of_all = AUTO if default is None else default
+    if not by_op:
+        return of_all
+    texts = [] if default == DEFAULT_STEP else [str(of_all)]
+    return (*texts, *(f"{op}={number}" for op, number in sorted(by_op.items())))
+
+
+def frozen_groups(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    """The patterns of `--freeze`, each once, in order."""
+    return tuple(sorted({patterns} if isinstance(patterns, str) else set(patterns)))
+
+
+def floors_in_one_spelling(floors: Floors) -> tuple[str, ...]:
+    """Floors as texts, `GROUP=32` or `GROUP=0.5x`; of two that mean a group the later one counts.
+
+    Raises NetadaptError for a malformed one.
+    """
+    parsed = [_floor(text) for text in _pairs(floors)]
+    return tuple(f"{name}={amount:.15g}{'x' if is_share else ''}" for name, amount, is_share in parsed)
 
 
 def _pairs(floors: Floors) -> list[str]:
-    return [f"{name}={value}" for name, value in floors.items()] if isinstance(floors, Mapping) else list(floors)
+    if isinstance(floors, Mapping):
+        return [f"{name}={value}" for name, value in floors.items()]
+    return [floors] if isinstance(floors, str) else list(floors)
 
 
 def _floor(text: str) -> tuple[str, float, bool]:

@@ -13,7 +13,7 @@ from models import plain, residual
 from netadapt_onnx.cli import run as command
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
-from netadapt_onnx.search.channel_choices import allowed_counts, matching
+from netadapt_onnx.search.allowed_counts import allowed_counts, matching
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace import trace as traced
