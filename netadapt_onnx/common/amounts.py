@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Mapping
 
+from netadapt_onnx.errors import NetadaptError
+
 _COUNT = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _BYTES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9} | {"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
@@ -43,3 +45,13 @@ def parse_seconds(text: str) -> float | None:
     if match is None or match[2] not in _SECONDS or float(match[1]) <= 0:
         return None
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def seconds_of(duration: str | float, flag: str = "--max-time") -> float:
+    """A duration such as 30m, 90s or 1.5h (or a number of seconds) in seconds. Raises NetadaptError."""
+    if isinstance(duration, int | float):
+        return float(duration)
+    seconds = parse_seconds(duration)
+    if seconds is None:
+        raise NetadaptError(f"{flag} {duration}: not a duration", hint="write 90s, 30m or 1.5h", code="usage")
+    return seconds

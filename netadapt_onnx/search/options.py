@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from netadapt_onnx.common.amounts import parse_seconds
+from netadapt_onnx.common.amounts import seconds_of
 from netadapt_onnx.common.budget import Target, budget_texts, parse_targets
 from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.common.options import (
@@ -393,13 +393,3 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [f"{name}={amount}" for name, amount in value.items()]
     return [str(value)] if isinstance(value, int | str) else [str(one) for one in value]
-
-
-def seconds_of(duration: str | float, flag: str = "--max-time") -> float:
-    """A duration such as 30m, 90s or 1.5h (or a number of seconds) in seconds. Raises NetadaptError."""
-    if isinstance(duration, int | float):
-        return float(duration)
-    seconds = parse_seconds(duration)
-    if seconds is None:
-        raise NetadaptError(f"{flag} {duration}: not a duration", hint="write 90s, 30m or 1.5h", code="usage")
-    return seconds

@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 import pytest
 
+from netadapt_onnx.common.amounts import seconds_of
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.executors.protocol import OnOutcome, Outcome, Request, Shared, Work, WorkerInfo, perform
-from netadapt_onnx.search.options import seconds_of
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory import run as running
 from search_cases import KNOWN_WIDTHS, adapt_hello_world, hello_world, looked_up, widths_of
