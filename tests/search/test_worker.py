@@ -33,4 +33,4 @@ def test_layers_behind_a_removed_branch_are_solved_where_the_ranking_samples_pre
         return float((proto.SerializeToString() != untouched) == prefers_solved)
 
     monkeypatch.setattr(DataEvaluator, "ranking_accuracy", preference)
-    assert (context.solve({}, [branch]).SerializeToString() != untouched) == prefers_solved
+    assert (context.solve({}, [branch]).proto.SerializeToString() != untouched) == prefers_solved
