@@ -18,6 +18,7 @@ from netadapt_onnx.surgery.resize import resize
 from tracing import trace_model
 
 ORIGINAL = models.plain()
+TWIN = onnx.ModelProto.FromString(ORIGINAL.SerializeToString())
 
 
 def narrowed(channels: int) -> onnx.ModelProto:
@@ -27,7 +28,7 @@ def narrowed(channels: int) -> onnx.ModelProto:
     return resize(traced, {group.name: np.arange(group.channels - channels)})
 
 
-def evaluator(count: int, *, labelled: bool) -> DataEvaluator:
+def evaluator_of(count: int, *, labelled: bool) -> DataEvaluator:
     """On samples that the original gets right, if they are labelled."""
     x = np.random.default_rng(0).standard_normal((count, 3, 16, 16)).astype(np.float32)
     unlabelled = Split({"image": x})
@@ -59,8 +60,8 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_first_share_decides_between_models_that_are_far_apart(
     labelled: bool, order: int, looked_at: list[int]
 ) -> None:
-    judge, ruined = evaluator(RANKING_SAMPLES, labelled=labelled), narrowed(7)
-    model = better(*(ORIGINAL, ruined)[::order], judge)
+    evaluator, ruined = evaluator_of(RANKING_SAMPLES, labelled=labelled), narrowed(7)
+    model = better(*(ORIGINAL, ruined)[::order], evaluator)
     assert model.proto is ORIGINAL
     assert model.accuracy is None
     assert looked_at == [SHARES[0]] * 2
@@ -68,11 +69,7 @@ def test_the_first_share_decides_between_models_that_are_far_apart(
 
 @pytest.mark.parametrize("labelled", [True, False], ids=["accuracy", "fidelity"])
 def test_all_samples_decide_between_models_that_are_alike(labelled: bool, looked_at: list[int]) -> None:
-    judge, twin = (
-        evaluator(RANKING_SAMPLES, labelled=labelled),
-        onnx.ModelProto.FromString(ORIGINAL.SerializeToString()),
-    )
-    model = better(ORIGINAL, twin, judge)
+    model = better(ORIGINAL, TWIN, evaluator_of(RANKING_SAMPLES, labelled=labelled))
     assert model.proto is ORIGINAL  # the first, if equal
     assert model.accuracy == pytest.approx(1.0, abs=1e-9)
     assert looked_at == [SHARES[0]] * 2 + [SHARES[1]] * 2 + [RANKING_SAMPLES] * 2
@@ -80,8 +77,7 @@ def test_all_samples_decide_between_models_that_are_alike(labelled: bool, looked
 
 @pytest.mark.parametrize(("count", "shares"), [(100, []), (300, [64, 64])])
 def test_few_samples_are_all_looked_at_at_once(count: int, shares: list[int], looked_at: list[int]) -> None:
-    twin = onnx.ModelProto.FromString(ORIGINAL.SerializeToString())
-    better(ORIGINAL, twin, evaluator(count, labelled=False))
+    better(ORIGINAL, TWIN, evaluator_of(count, labelled=False))
     assert looked_at == [*shares, count, count]
 
 
@@ -91,7 +87,7 @@ def test_all_samples_decide_by_a_metric_that_is_no_mean(looked_at: list[int]) ->
     data = Dataset(Split({"image": x}), Split({"image": x}, dict(values)))
     model = better(narrowed(1), ORIGINAL, DataEvaluator(data, ORIGINAL))
     assert model.proto is ORIGINAL
-    assert looked_at == [SHARES[0]] + [SHARES[0]] + [RANKING_SAMPLES] * 2
+    assert looked_at == [SHARES[0]] * 2 + [RANKING_SAMPLES] * 2
 
 
 @pytest.mark.parametrize(("right", "decides"), [(5, False), (6, True)])
