@@ -126,20 +126,23 @@ def recorded_search(run: Path, model: Path, data: Path, budget: str, seed: int) 
     from netadapt_onnx.graph.cost import cost
     from netadapt_onnx.graph.fold_shapes import fold
     from netadapt_onnx.graph.model import load
+    from netadapt_onnx.search.channel_selection import BaseModel
+    from netadapt_onnx.search.evaluator import DataEvaluator
     from netadapt_onnx.search.run_directory.journal import read_history, read_journal
-    from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
-    from netadapt_onnx.surgery.criteria.obs import error_curves
+    from netadapt_onnx.search.worker import WorkerContext
     from netadapt_onnx.surgery.trace import trace
 
     resource, _, share = budget.partition("=")
     folded = fold(load(model).proto)
     unpruned = float(cost(folded.proto, folded.shapes).macs)
-    inputs = load_dataset(folded, data).train.sample(CALIBRATION_SAMPLES, seed).batch(slice(None))
+    dataset = load_dataset(folded, data)
+    original, evaluator = BaseModel(trace(folded), {}), DataEvaluator(dataset, folded.proto, seed)
+    context = WorkerContext(original, evaluator, dataset, seed=seed, trains=False, shapes={}, batch_size=1)
     accuracies = read_journal(run).values["accuracy/original"]
     return RecordedSearch(
         read_history(run, Step),
         Accepted(accuracies["held_out"], accuracies["ranked"], {}),
         {resource: unpruned},
         {resource: float(share.removesuffix("x")) * unpruned},
-        error_curves(trace(folded), inputs, seed),
+        context.error_curves(),
     )

@@ -302,8 +302,8 @@ class Candidates:
         solves = self._reconstructs and not self._context.trials.short_term and not cut.base.trained
         if not self._executor.apart:
             if solves:
-                return self._worker_context.solve(cut.kept, cut.base.removed)
-            return self._worker_context.cut(cut.base, cut.keep, reconstructs=self._reconstructs)
+                return self._worker_context.solve(cut.kept, cut.base.removed).proto
+            return self._worker_context.cut(cut.base, cut.keep, reconstructs=self._reconstructs).proto
         if solves:
             solve = SolveRequest(_lists(cut.kept), sorted(cut.base.removed))
             return self._model_of_worker(iteration, solve_model, solve)

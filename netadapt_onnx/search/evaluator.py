@@ -12,6 +12,7 @@ import onnx
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, batch_size, explained, outputs
+from netadapt_onnx.data.sample_scores import sample_scores
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.run_options import Evaluate
@@ -123,6 +124,15 @@ class DataEvaluator:
         if self.metric == "agreement":
             return self._fidelity(rest, split)
         return accuracy(rest, split).value
+
+    def ranking_scores(self, proto: onnx.ModelProto, count: int) -> np.ndarray | None:
+        """What each of `count` of the ranking samples contributes to the ranking accuracy; None: that is no mean.
+
+        Fewer samples are part of more, the same ones for every model.
+        """
+        split = self.ranking.sample(count, self.seed)
+        reference = self._original_outputs(f"ranking/{count}", split, 1) if self.metric == "agreement" else None
+        return sample_scores(proto, split, reference)
 
     def sampled_accuracy(self, proto: onnx.ModelProto) -> float:
         """The accuracy, or the agreement, on the ranking samples."""

@@ -22,6 +22,7 @@ from netadapt_onnx.search.channel_selection import BaseModel, KeptIndices, kept_
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evaluator
 from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
 from netadapt_onnx.search.jobs import CutRequest, EvaluationRequest, ShortTraining, SolveRequest
+from netadapt_onnx.search.race import RankedModel, better
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.width_program import Losses
 from netadapt_onnx.surgery.criteria.obs import error_curves
@@ -110,7 +111,7 @@ class WorkerContext:
         positions = SAMPLES * samples // CALIBRATION_SAMPLES  # fewer images, and no more of each
         return inputs, original_targets(trace, inputs, self._seed, positions)
 
-    def cut(self, base: BaseModel, keep: KeptIndices, *, reconstructs: bool) -> onnx.ModelProto:
+    def cut(self, base: BaseModel, keep: KeptIndices, *, reconstructs: bool) -> RankedModel:
         """A model cut to some of its channels.
 
         Where branches have just been removed everything behind them is made up for, one layer after the other.
@@ -121,10 +122,10 @@ class WorkerContext:
             reconstructs: Whether the layers behind the cut are reconstructed, if there is data to do it with.
         """
         if self._data is None or not reconstructs:
-            return resize(base.trace, keep)
+            return RankedModel(resize(base.trace, keep))
         if base.changed and not base.trained:
             return self.solve(kept_after(base.kept, keep), base.removed, BRANCH_SAMPLES)
-        return reconstruct(base.trace, keep, self.gram_matrices(base), base.changed)
+        return RankedModel(reconstruct(base.trace, keep, self.gram_matrices(base), base.changed))
 
     def gram_matrices(self, base: BaseModel) -> dict[str, GramMatrices]:
         """The matrices that a cut of `base` is reconstructed with, by layer; computed on first use."""
@@ -140,7 +141,7 @@ class WorkerContext:
 
     def solve(
         self, kept: KeptIndices, removed: Collection[str] = (), samples: int = CALIBRATION_SAMPLES
-    ) -> onnx.ModelProto:
+    ) -> RankedModel:
         """The original without some branches, cut to these channels, its layers solved one after the other.
 
         Each layer is solved for what the layers before it now compute: ResNet-20 at half its macs kept 78.8% instead of
@@ -155,13 +156,13 @@ class WorkerContext:
         groups = {group.name for group in base.trace.groups}
         kept = {name: indices for name, indices in kept.items() if name in groups}
         if self._data is None:
-            return resize(base.trace, kept)
+            return RankedModel(resize(base.trace, kept))
         inputs, targets = self.calibration(samples)
         solved = reconstruct_in_order(base.trace, kept, inputs, targets, base.changed)
         if not base.changed or not isinstance(self._evaluator, DataEvaluator):
-            return solved
+            return RankedModel(solved)
         sparing = reconstruct_in_order(base.trace, kept, inputs, targets, only_cut=True)
-        return max((solved, sparing), key=self._evaluator.ranking_accuracy)
+        return better(solved, sparing, self._evaluator)
 
     def train(
         self, proto: onnx.ModelProto, training: ShortTraining, worker: WorkerInfo, base: BaseModel | None = None
@@ -242,14 +243,18 @@ def evaluate_proposal(
     evaluation = msgspec.convert(request, EvaluationRequest)
     base, keep = _base(context, current, evaluation), _indices(evaluation.keep)
     if evaluation.in_order:
-        proto = context.solve(keep, evaluation.removed, RANKED_SAMPLES)
+        model = context.solve(keep, evaluation.removed, RANKED_SAMPLES)
     else:
-        proto = context.cut(base, keep, reconstructs=evaluation.reconstruct)
+        model = context.cut(base, keep, reconstructs=evaluation.reconstruct)
+    proto = model.proto
     if evaluation.measure == "fidelity":
         return JobResult({"accuracy": context.fidelity(proto)})
     if evaluation.training is None:
         is_mere_cut = not evaluation.removed and not evaluation.in_order
-        return JobResult({"accuracy": context.ranking_accuracy(proto, base if is_mere_cut else None)})
+        accuracy = model.accuracy
+        if accuracy is None:
+            accuracy = context.ranking_accuracy(proto, base if is_mere_cut else None)
+        return JobResult({"accuracy": accuracy})
     proto = context.train(proto, evaluation.training, worker, base)
     return JobResult({"accuracy": context.ranking_accuracy(proto)}, {MODEL_FILE: proto.SerializeToString()})
 
@@ -257,7 +262,7 @@ def evaluate_proposal(
 def cut_model(worker: WorkerInfo, context: WorkerContext, current: BaseModel, request: Mapping[str, Any]) -> JobResult:
     """Do a `CutRequest`: the result is the cut model."""
     cut = msgspec.convert(request, CutRequest)
-    proto = context.cut(_base(context, current, cut), _indices(cut.keep), reconstructs=cut.reconstruct)
+    proto = context.cut(_base(context, current, cut), _indices(cut.keep), reconstructs=cut.reconstruct).proto
     return JobResult({}, {MODEL_FILE: proto.SerializeToString()})
 
 
@@ -266,7 +271,7 @@ def solve_model(
 ) -> JobResult:
     """Do a `SolveRequest`: the result is the original cut to its channels, all layers solved in order."""
     solve = msgspec.convert(request, SolveRequest)
-    proto = context.solve(_indices(solve.keep), solve.removed)
+    proto = context.solve(_indices(solve.keep), solve.removed).proto
     return JobResult({}, {MODEL_FILE: proto.SerializeToString()})
 
 

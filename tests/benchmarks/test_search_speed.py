@@ -8,15 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import lazy_replay
+import models
+import netadapt_onnx
 import official_netadapt
 import result_tables
 import search_speed
 from netadapt_onnx.search.methods import Methods
+from netadapt_onnx.search.worker import WorkerContext
 from search_problems import SimulatedProblem, problem, search
 
 GROUPS = {f"g{number:02d}": 32 for number in range(12)}
@@ -72,6 +76,27 @@ def test_a_replay_tells_where_lazy_ranking_would_have_chosen_another_winner() ->
     assert (second.winner, second.same) == (worst, False)
     row = lazy_replay.lazy_row([first, second])
     assert (row["iterations"], row["same"], row["differences"]) == (2, 1, [[2, worst, second.lazy_winner]])
+
+
+def test_a_recorded_search_has_the_error_curves_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    onnx.save(models.resnet(), model)
+    x = np.random.default_rng(0).standard_normal((96, 3, 16, 16)).astype(np.float32)
+    np.savez(data, x_train=x[:64], x_val=x[64:])
+    computed: list[Mapping[str, np.ndarray]] = []
+    error_curves = WorkerContext.error_curves
+
+    def curves_of(context: WorkerContext) -> Mapping[str, np.ndarray]:
+        computed.append(error_curves(context))
+        return computed[-1]
+
+    monkeypatch.setattr(WorkerContext, "error_curves", curves_of)
+    netadapt_onnx.adapt(model, data, "macs=0.8x", tmp_path / "run", max_iterations=1, portfolio="off", final_epochs=0)
+    recorded_errors = lazy_replay.recorded_search(tmp_path / "run", model, data, "macs=0.8x", 0).errors
+    errors = computed[0]
+    assert errors.keys() == recorded_errors.keys()
+    for group, curve in errors.items():
+        np.testing.assert_array_equal(curve, recorded_errors[group])
 
 
 def _with_winner(step, group):  # type: ignore[no-untyped-def]

@@ -205,7 +205,7 @@ def test_what_is_behind_a_branch_that_goes_makes_up_for_it_layer_by_layer(tmp_pa
         off = [
             float(np.abs(run(session(candidate), {image: x[256:]})["logits"] - expected).mean() / expected.std())
             for candidate in (
-                context.cut(base, {}, reconstructs=True),
+                context.cut(base, {}, reconstructs=True).proto,
                 once,
                 without(traced.folded, [branch.name]).proto,
             )
