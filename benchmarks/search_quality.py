@@ -277,8 +277,7 @@ def _same_training(case: Case, proto: Any, original: Any, data: Any, folder: Pat
     """The final training that is the same for all methods on a network: `adapt`'s, with as many steps for all."""
     from netadapt_onnx.search.final_recipe import FEW_SAMPLES, GENTLE
     from netadapt_onnx.training.choose_settings import choose_settings
-    from netadapt_onnx.training.length import automatic_batch_size
-    from netadapt_onnx.training.memory import BATCH_SIZE
+    from netadapt_onnx.training.length import BATCH_SIZE, automatic_batch_size
     from netadapt_onnx.training.options import TrainingOptions
     from netadapt_onnx.training.settings import Settings
     from netadapt_onnx.training.trainer import train

@@ -297,9 +297,12 @@ class Candidates:
     def _cut_model(self, iteration: int, cut: SelectedCut) -> onnx.ModelProto:
         """The winner's model, by the workers where they have all that it takes in memory.
 
-        Where nothing was trained on the way, the original is cut anew and all of its layers are solved.
+        Where nothing was trained on the way, the original is cut anew and all of its layers are solved, unless that is
+        what the current model is already: a portfolio may be won by its widths.
         """
         solves = self._reconstructs and not self._context.trials.short_term and not cut.base.trained
+        if solves and self.iteration and cut.base is self._current and not cut.keep:
+            return self.current.folded.proto
         if not self._executor.apart:
             if solves:
                 return self._worker_context.solve(cut.kept, cut.base.removed).proto

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
@@ -94,8 +95,9 @@ class DataEvaluator:
     seed: int = 0
     threads: int = 1
     _references: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    # The model that was evaluated last, whose accuracy is needed again when it becomes the result.
-    _last: list[tuple[onnx.ModelProto, float]] = field(default_factory=list)
+    # By the digest of its graph, the accuracy of the model that was evaluated last: it is needed again when that model
+    # wins once more, or becomes the result; by then it was read from another file, or has other metadata.
+    _last: dict[bytes, float] = field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -160,9 +162,12 @@ class DataEvaluator:
     @stage("evaluating on validation samples")
     def val_accuracy(self, proto: onnx.ModelProto) -> float:
         """On all validation samples."""
-        if not self._last or self._last[0][0] is not proto:
-            self._last[:] = [(proto, self._on("val", self.dataset.val, proto, self.threads))]
-        return self._last[0][1]
+        digest = sha256(proto.graph.SerializeToString(deterministic=True)).digest()
+        if digest not in self._last:
+            value = self._on("val", self.dataset.val, proto, self.threads)
+            self._last.clear()
+            self._last[digest] = value
+        return self._last[digest]
 
     @stage("evaluating for the result")
     def test_accuracy(self, proto: onnx.ModelProto) -> float:

@@ -13,8 +13,7 @@ from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
-from netadapt_onnx.training.length import automatic_batch_size, automatic_steps
-from netadapt_onnx.training.memory import BATCH_SIZE
+from netadapt_onnx.training.length import BATCH_SIZE, automatic_batch_size, automatic_steps
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.views import Views, automatic_views

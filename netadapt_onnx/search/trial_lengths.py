@@ -8,8 +8,7 @@ from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
-from netadapt_onnx.training.length import trial_steps
-from netadapt_onnx.training.memory import BATCH_SIZE
+from netadapt_onnx.training.length import BATCH_SIZE, trial_steps
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+BATCH_SIZE = 128
 # A model that kept all is shown every sample so often, one that kept half of its multiply-accumulates twice as often.
 PASSES = 4
 FEWEST_STEPS, MOST_STEPS = 100, 800

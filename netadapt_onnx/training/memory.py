@@ -12,12 +12,12 @@ from torch import Tensor
 from netadapt_onnx.data.batch_layout import samples_first
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.training.length import BATCH_SIZE
 from netadapt_onnx.training.ops.registry import Node
 from netadapt_onnx.training.replicas import tensors
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
 
-BATCH_SIZE = 128
 # Activations of one batch, all replicas together: gradients and kernels' buffers take about as much again.
 MOST_ACTIVATION_BYTES = 2 * 2**30
 # How far one sample's outputs may be apart in two batches, relative to the largest of them.

@@ -18,9 +18,10 @@ from netadapt_onnx.training.checkpoint import Checkpoint
 from netadapt_onnx.training.choose_settings import settings_for
 from netadapt_onnx.training.distillation import Teacher, TeacherSource, distillation_targets
 from netadapt_onnx.training.feature_matching import FeatureLoss, MatchedFeature, matched_features, with_outputs
+from netadapt_onnx.training.length import BATCH_SIZE
 from netadapt_onnx.training.loop import Loop
 from netadapt_onnx.training.lr_range_test import RangeTest, range_test
-from netadapt_onnx.training.memory import BATCH_SIZE, fitting_batch_size, halve_batch, in_whole_batches, out_of_memory
+from netadapt_onnx.training.memory import fitting_batch_size, halve_batch, in_whole_batches, out_of_memory
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.placement import repeatable, require
 from netadapt_onnx.training.recipe import DivergedError, Recipe

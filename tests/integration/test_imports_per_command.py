@@ -60,3 +60,15 @@ def test_prune_loads_little_beside_the_graph_and_surgery(files: dict[str, str]) 
     others = [name for name in modules if name.partition(".")[0] not in ("graph", "surgery")]
     assert len(others) <= 24, others
     assert len(modules) <= 140
+
+
+def test_adapt_loads_torch_only_where_something_is_trained(files: dict[str, str], tmp_path: Path) -> None:
+    """It takes 2 to 3 CPU seconds, a sixth of a quick search on a small network."""
+    code = (
+        "import sys; import netadapt_onnx\n"
+        "model, data, run = sys.argv[1:]\n"
+        "netadapt_onnx.adapt(model, data, 'macs=0.6x', run, preset='fast', final_epochs=0)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    words = [files["MODEL"], files["DATA"], str(tmp_path / "run")]
+    subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
