@@ -89,8 +89,12 @@ class Pictures:
         module.eval()
         with torch.no_grad():
             hits = [
-                int((module(self.scaled(images[start : start + 500])).argmax(1) == labels[start : start + 500]).sum())
-                for start in range(0, len(images), 500)
+                int(
+                    (
+                        module(self.scaled(images[start : start + BATCH])).argmax(1) == labels[start : start + BATCH]
+                    ).sum()
+                )
+                for start in range(0, len(images), BATCH)
             ]
         return sum(hits) / len(images)
 
