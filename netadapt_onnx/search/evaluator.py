@@ -180,7 +180,7 @@ class DataEvaluator:
         """
         name, split = self.dataset.final_split
         sample = sum(value.nbytes for value in split.batch(np.arange(1)).values())
-        count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto, split.layout)
+        count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto, split)
         count = max(count - count % each, min(each, len(split)))
         chosen = split.sample(count, self.seed)
         reference = self._reference(f"{name}/{count}", chosen, self.threads)
