@@ -19,7 +19,7 @@ from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.runtime import Arrays, run, session
 
-# A batch is as large as its inputs' bytes allow, between these: what a network computes of it should fit into the caches.
+# A batch is as large as its inputs' bytes allow, between these: what is computed of it should fit into the caches.
 BATCH_BYTES, SMALLEST_BATCH, LARGEST_BATCH = 5_000_000, 8, 64
 # Runs a model on batches of inputs by name, elsewhere than in this process; returns outputs by name, in order.
 Compute = Callable[[onnx.ModelProto, Iterable[Arrays]], Iterable[Arrays]]
