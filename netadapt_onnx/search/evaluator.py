@@ -41,6 +41,10 @@ class Evaluator(Protocol):
         """The split that results quote."""
         ...
 
+    def fidelity(self, proto: onnx.ModelProto) -> float:
+        """The share of the variance of the original's outputs that are explained, on those samples, or the same."""
+        ...
+
     def ranking_accuracy(self, proto: onnx.ModelProto) -> float:
         """On the samples that rank proposals."""
         ...
@@ -71,6 +75,7 @@ class UserEvaluator:
         """Whatever `evaluate` returns."""
         return float(self.evaluate(proto))
 
+    fidelity = ranking_accuracy
     val_accuracy = ranking_accuracy
     test_accuracy = ranking_accuracy
     training_score = ranking_accuracy
@@ -120,10 +125,9 @@ class DataEvaluator:
 
         `prefixes` hold the activations of these samples in front of the cut, in the model that was cut.
         """
-        rest, split = (proto, self.ranking) if prefixes is None else prefixes.shortened(proto)
         if self.metric == "agreement":
-            return self._fidelity(rest, split)
-        return accuracy(rest, split).value
+            return self.fidelity(proto, prefixes)
+        return accuracy(*((proto, self.ranking) if prefixes is None else prefixes.shortened(proto))).value
 
     def ranking_scores(self, proto: onnx.ModelProto, count: int) -> np.ndarray | None:
         """What each of `count` of the ranking samples contributes to the ranking accuracy; None: that is no mean.
@@ -138,9 +142,12 @@ class DataEvaluator:
         """The accuracy, or the agreement, on the ranking samples."""
         return self._on("ranking", self.ranking, proto, 1)
 
-    def fidelity(self, proto: onnx.ModelProto) -> float:
-        """The share of the variance of the original's outputs that a model's explain, on the ranking samples."""
-        return self._fidelity(proto, self.ranking)
+    def fidelity(self, proto: onnx.ModelProto, prefixes: ActivationCache | None = None) -> float:
+        """The share of the variance of the original's outputs that a model's explain, on the ranking samples.
+
+        `prefixes` are those of `ranking_accuracy`, which without labels is the same.
+        """
+        return self._fidelity(*((proto, self.ranking) if prefixes is None else prefixes.shortened(proto)))
 
     def training_score(self, proto: onnx.ModelProto) -> float:
         """What decides whether a training has helped: accuracy on all validation samples, without labels fidelity."""
