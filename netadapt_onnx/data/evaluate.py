@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from netadapt_onnx.errors import NetadaptError, invalid_data
 from netadapt_onnx.graph.inputs import declared_shape
 from netadapt_onnx.graph.runtime import Arrays, run, session
 
-BATCH_SIZE = 64
+# A batch is as large as its inputs' bytes allow, between these: what is computed of it should fit into the caches.
+BATCH_BYTES, SMALLEST_BATCH, LARGEST_BATCH = 5_000_000, 8, 64
 # Runs a model on batches of inputs by name, elsewhere than in this process; returns outputs by name, in order.
 Compute = Callable[[onnx.ModelProto, Iterable[Arrays]], Iterable[Arrays]]
 
@@ -143,9 +145,14 @@ def _agreement(name: str, value: np.ndarray, target: np.ndarray, axis: int | Non
     return _explained_variance(value.astype(np.float64), target.astype(np.float64))
 
 
-def batch_size(proto: onnx.ModelProto, layout: Layout | None) -> int:
+def batch_size(proto: onnx.ModelProto, split: Split) -> int:
     """The batch of one run: the only one at which the model runs, else a size that caches well."""
-    return fixed_batch(proto, layout) or BATCH_SIZE
+    return fixed_batch(proto, split.layout) or _cached_batch_size(split)
+
+
+def _cached_batch_size(split: Split) -> int:
+    sample = sum(4 * math.prod(values.shape[1:]) for values in split.inputs.values())
+    return max(SMALLEST_BATCH, min(LARGEST_BATCH, BATCH_BYTES // max(1, sample)))
 
 
 def fixed_batch(proto: onnx.ModelProto, layout: Layout | None) -> int | None:
@@ -195,7 +202,7 @@ def _output_batches(
     """Rows of the split and the model's outputs for them, samples first, in order."""
     layout = split.layout
     fixed = fixed_batch(proto, layout)
-    size = fixed or BATCH_SIZE
+    size = fixed or _cached_batch_size(split)
     starts = range(0, len(split), size)
     fed = [min(size, len(split) - start) if fixed is None else size for start in starts]
     batches = (

@@ -89,8 +89,8 @@ def used_widths(choices: Sequence[ChannelChoices], widths: Mapping[str, int]) ->
         choices: The channel counts that each group may have.
         widths: The channel count of every group; 0 of a branch that is removed.
     """
-    taken = {choice.group: choice.channels for choice in choices if any(not widths[name] for name in choice.branches)}
-    return {**widths, **taken}
+    unused = {choice.group: choice.channels for choice in choices if any(not widths[name] for name in choice.branches)}
+    return {**widths, **unused}
 
 
 def removed_branches(branches: Sequence[Branch], widths: Mapping[str, int]) -> frozenset[str]:

@@ -42,6 +42,10 @@ class Evaluator(Protocol):
         """The split that results quote."""
         ...
 
+    def fidelity(self, proto: onnx.ModelProto) -> float:
+        """The share of the variance of the original's outputs that are explained, on those samples, or the same."""
+        ...
+
     def ranking_accuracy(self, proto: onnx.ModelProto) -> float:
         """On the samples that rank proposals."""
         ...
@@ -72,6 +76,7 @@ class UserEvaluator:
         """Whatever `evaluate` returns."""
         return float(self.evaluate(proto))
 
+    fidelity = ranking_accuracy
     val_accuracy = ranking_accuracy
     test_accuracy = ranking_accuracy
     training_score = ranking_accuracy
@@ -122,10 +127,9 @@ class DataEvaluator:
 
         `prefixes` hold the activations of these samples in front of the cut, in the model that was cut.
         """
-        rest, split = (proto, self.ranking) if prefixes is None else prefixes.shortened(proto)
         if self.metric == "agreement":
-            return self._fidelity(rest, split)
-        return accuracy(rest, split).value
+            return self.fidelity(proto, prefixes)
+        return accuracy(*((proto, self.ranking) if prefixes is None else prefixes.shortened(proto))).value
 
     def ranking_scores(self, proto: onnx.ModelProto, count: int) -> np.ndarray | None:
         """What each of `count` of the ranking samples contributes to the ranking accuracy; None: that is no mean.
@@ -140,9 +144,12 @@ class DataEvaluator:
         """The accuracy, or the agreement, on the ranking samples."""
         return self._on("ranking", self.ranking, proto, 1)
 
-    def fidelity(self, proto: onnx.ModelProto) -> float:
-        """The share of the variance of the original's outputs that a model's explain, on the ranking samples."""
-        return self._fidelity(proto, self.ranking)
+    def fidelity(self, proto: onnx.ModelProto, prefixes: ActivationCache | None = None) -> float:
+        """The share of the variance of the original's outputs that a model's explain, on the ranking samples.
+
+        `prefixes` are those of `ranking_accuracy`, which without labels is the same.
+        """
+        return self._fidelity(*((proto, self.ranking) if prefixes is None else prefixes.shortened(proto)))
 
     def training_score(self, proto: onnx.ModelProto) -> float:
         """What decides whether a training has helped: accuracy on all validation samples, without labels fidelity."""
@@ -185,7 +192,7 @@ class DataEvaluator:
         """
         name, split = self.dataset.final_split
         sample = sum(value.nbytes for value in split.batch(np.arange(1)).values())
-        count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto, split.layout)
+        count, each = min(len(split), max(1, most_bytes // max(1, sample))), batch_size(proto, split)
         count = max(count - count % each, min(each, len(split)))
         chosen = split.sample(count, self.seed)
         reference = self._reference(f"{name}/{count}", chosen, self.threads)

@@ -135,12 +135,12 @@ def _portfolio_step(problem: Problem, candidates: Evaluates, steps: Sequence[Ste
     """The step to the best of the widths of several methods; None if there is nothing to compete with."""
     number = len(steps) + 1
     others: list[Proposal] = []
-    known: dict[str, float | None] = {}
+    accuracies: dict[str, float | None] = {}
     if plan.losses is not None:
         competition = curves.compete(problem, steps, plan.losses(), partial(candidates.solve_jointly, number, CURVES))
         for best in competition.order()[: portfolio.MOST_CURVES]:
             others.append(competition.proposals[best])
-            known[competition.proposals[best].method or ""] = competition.accuracies[best]
+            accuracies[competition.proposals[best].method or ""] = competition.accuracies[best]
     if plan.importances is not None:
         others += knapsack.whole_way(problem, steps, plan.importances())
     joint = portfolio.propose(problem, steps, plan, others)
@@ -148,5 +148,5 @@ def _portfolio_step(problem: Problem, candidates: Evaluates, steps: Sequence[Ste
         return None
     solve = partial(candidates.solve_jointly, number, SOLVED, joint.proposals)
     train = partial(candidates.train_jointly, number, joint.proposals)
-    winner, evaluated = portfolio.compete(joint, solve, train, plan.train_steps, known)
+    winner, evaluated = portfolio.compete(joint, solve, train, plan.train_steps, accuracies)
     return joint.step(winner, candidates.accept(number, joint.proposals[winner]), evaluated)

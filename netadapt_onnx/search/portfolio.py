@@ -81,7 +81,7 @@ def compete(
     solve: Evaluate,
     train: Train | None = None,
     train_steps: int = 0,
-    known: Mapping[str, float | None] | None = None,
+    earlier: Mapping[str, float | None] | None = None,
 ) -> tuple[int, list[EvaluatedProposal]]:
     """Successive halving: all candidates are solved and trained, the better half for twice as long, until one is left.
 
@@ -93,13 +93,13 @@ def compete(
         solve: Evaluates candidates once their layers are solved.
         train: Evaluates candidates after a short training; None: the solved models decide.
         train_steps: The steps of the first round of training.
-        known: By method, the accuracies of candidates that have been solved already.
+        earlier: By method, the accuracies of candidates that have been solved already.
 
     Returns:
         The number of the winner, and all candidates with their last accuracies. Ties go to the search's own widths.
     """
     numbers = list(range(len(iteration.proposals)))
-    before = known or {}
+    before = earlier or {}
     solved = [before.get(proposal.method or "") for proposal in iteration.proposals]
     unknown = [number for number in numbers if iteration.proposals[number].method not in before]
     for number, accuracy in zip(unknown, solve(unknown) if unknown else (), strict=True):

@@ -201,11 +201,11 @@ class WorkerContext:
             return self._evaluator.ranking_accuracy(proto)
         return self._evaluator.ranking_accuracy(proto, base.prefixes(self._evaluator))
 
-    def fidelity(self, proto: onnx.ModelProto) -> float:
+    def fidelity(self, proto: onnx.ModelProto, base: BaseModel | None = None) -> float:
         """The share of the variance of the original's outputs that a model's explain; the accuracy without data."""
-        if not isinstance(self._evaluator, DataEvaluator):
-            return self._evaluator.ranking_accuracy(proto)
-        return self._evaluator.fidelity(proto)
+        if base is None or not isinstance(self._evaluator, DataEvaluator):
+            return self._evaluator.fidelity(proto)
+        return self._evaluator.fidelity(proto, base.prefixes(self._evaluator))
 
     def error_curves(self) -> Losses:
         """By group, the error on held-out samples when 0, 1, 2 ... of the original's channels are gone."""
@@ -247,13 +247,11 @@ def evaluate_proposal(
     else:
         model = context.cut(base, keep, reconstructs=evaluation.reconstruct)
     proto = model.proto
+    cut_from = None if evaluation.removed or evaluation.in_order else base
     if evaluation.measure == "fidelity":
-        return JobResult({"accuracy": context.fidelity(proto)})
+        return JobResult({"accuracy": context.fidelity(proto, cut_from)})
     if evaluation.training is None:
-        is_mere_cut = not evaluation.removed and not evaluation.in_order
-        accuracy = model.accuracy
-        if accuracy is None:
-            accuracy = context.ranking_accuracy(proto, base if is_mere_cut else None)
+        accuracy = context.ranking_accuracy(proto, cut_from) if model.accuracy is None else model.accuracy
         return JobResult({"accuracy": accuracy})
     proto = context.train(proto, evaluation.training, worker, base)
     return JobResult({"accuracy": context.ranking_accuracy(proto)}, {MODEL_FILE: proto.SerializeToString()})

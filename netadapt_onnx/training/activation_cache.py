@@ -68,7 +68,7 @@ class ActivationCache:
         """
         self._base = base
         self._split = split
-        self._size = batch_size(base, split.layout)
+        self._size = batch_size(base, split)
         self._fixed = fixed_batch(base, split.layout) is not None
         put_out = {value.name for value in base.graph.output}
         inputs = {value.name for value in base.graph.input}

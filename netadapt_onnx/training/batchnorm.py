@@ -246,7 +246,7 @@ def _statistics(
 
 def _full_batches(proto: onnx.ModelProto, split: Split) -> Iterator[dict[str, np.ndarray]]:
     """Batches that a model with a fixed batch takes too; samples that do not fill one are left out."""
-    size = batch_size(proto, split.layout)
+    size = batch_size(proto, split)
     size = size if fixed_batch(proto, split.layout) else min(size, len(split))
     for start in range(0, max(len(split) - size + 1, 1), size):
         yield split.batch(np.minimum(np.arange(start, start + size), len(split) - 1))

@@ -73,7 +73,7 @@ class RememberedAnswers:
         self._features = {one.name: one for one in features}
         self._pair_offset = pair_offset
         self._lock = Lock()
-        self._block = batch_size(proto, split.layout)
+        self._block = batch_size(proto, split)
         self._is_remembered = np.zeros(-(-len(split) // self._block), dtype=bool)
         self._memory: dict[str, Tensor] = {}
         layout = self._split.layout

@@ -119,7 +119,7 @@ def test_what_was_solved_before_is_not_solved_again() -> None:
         solved.extend(numbers)
         return [0.5 for _ in numbers]
 
-    winner, evaluated = compete(joint, solve, known={"curves": 0.7, "curves^2": 0.6})
+    winner, evaluated = compete(joint, solve, earlier={"curves": 0.7, "curves^2": 0.6})
     assert solved == [0, 3]
     assert winner == 1
     assert [entry.accuracy for entry in evaluated] == [0.5, 0.7, 0.6, 0.5]
