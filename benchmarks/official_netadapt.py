@@ -23,7 +23,12 @@ PATCHES = (
     ("master.py", r"torch\.load\(([^()]*)\)", r"torch.load(\1, weights_only=False)", "torch 2.6 loads no modules"),
     ("worker.py", r"torch\.load\(([^()]*)\)", r"torch.load(\1, weights_only=False)", "the same"),
     ("functions.py", r"\.cuda\(\)", "", "there is no GPU"),
-    ("functions.py", r"(kept_filter_idx\[::\w+\]) /", r"\1 //", "/ of integers has become a float, no index"),
+    (
+        "functions.py",
+        r"(kept_filter_idx\[::\w+\]) /",
+        r"\1 //",
+        "/ of integers has become a float, in earlier versions no index",
+    ),
 )
 # What its scripts for AlexNet and MobileNet give; its parser's own defaults train each proposal for 10 steps only.
 SCHEDULE = {"-irr": "0.025", "-rd": "0.96", "-lr": "0.001", "-rt": "FLOPS", "-gp": "0", "-si": "-1"}
