@@ -32,6 +32,7 @@ from netadapt_onnx.search.jobs import (
     read_request,
     run_jobs,
 )
+from netadapt_onnx.search.joint_iteration import best_first
 from netadapt_onnx.search.knapsack import importances_of
 from netadapt_onnx.search.netadapt import Accepted
 from netadapt_onnx.search.proposals import Proposal
@@ -211,9 +212,11 @@ class Candidates:
         if not self._files.has_model(iteration):
             cut = self._selector.cut(self._current, proposal.widths)
             _prove(cut, proposal)
-            proto = None if proposal.method is not None else self._trained_model(folder, proposal)
-            if proto is None:
-                proto = self._adapted_model(iteration, cut)
+            if proposal.method is not None:
+                proto = self._joint_model(iteration, cut)
+            else:
+                trained = self._trained_model(folder, proposal)
+                proto = self._adapted_model(iteration, cut) if trained is None else trained
             self._files.write(iteration, cut, proto, self.current.folded.interface())
         for file in folder.glob(f"*/*/{MODEL_FILE}"):
             file.unlink()
@@ -287,31 +290,57 @@ class Candidates:
         trained = (file for file in folder.glob(f"*/*/{MODEL_FILE}") if _is_of(file, proposal))
         return next((load(file).proto for file in trained), None)
 
+    def _joint_model(self, iteration: int, cut: SelectedCut) -> onnx.ModelProto:
+        """The model of a joint proposal: solved, as it was when it was evaluated, or trained where that is better.
+
+        What is better is said by the samples that rank proposals. The current model may have these widths already: a
+        portfolio may be won by its own. Where it is solved too, it is the same.
+        """
+        is_current = self.iteration > 0 and cut.base is self._current and not cut.keep
+        if is_current and self._solves_winners:
+            return self.current.folded.proto
+        candidates = [self._solved_model(iteration, cut)]
+        if self._reconstructs and self._context.trials.short_term:
+            candidates.append(self._short_trained(candidates[0]))
+        if is_current:
+            candidates.append(self.current.folded.proto)
+        if len(candidates) == 1:
+            return candidates[0]
+        scores = {n: self._context.evaluator.ranking_accuracy(proto) for n, proto in enumerate(candidates)}
+        return candidates[next(iter(best_first(scores)), 0)]
+
     def _adapted_model(self, iteration: int, cut: SelectedCut) -> onnx.ModelProto:
-        """The winner's model, made again and, where that is asked for, trained for a short time."""
+        """The winner's model, made again and, where that is asked for, trained for a short time.
+
+        Where nothing was trained on the way, the original is cut anew and all of its layers are solved.
+        """
+        if self._solves_winners and not cut.base.trained:
+            return self._solved_model(iteration, cut)
         proto = self._cut_model(iteration, cut)
         if self._reconstructs and self._context.trials.short_term:
-            proto = self._worker_context.train(proto, self._short_training(), WorkerInfo(threads=None))
+            proto = self._short_trained(proto)
         return proto
 
-    def _cut_model(self, iteration: int, cut: SelectedCut) -> onnx.ModelProto:
-        """The winner's model, by the workers where they have all that it takes in memory.
+    @property
+    def _solves_winners(self) -> bool:
+        """Whether the models of an untrained search are all solved anew, and nothing else."""
+        return self._reconstructs and not self._context.trials.short_term
 
-        Where nothing was trained on the way, the original is cut anew and all of its layers are solved, unless that is
-        what the current model is already: a portfolio may be won by its widths.
-        """
-        solves = self._reconstructs and not self._context.trials.short_term and not cut.base.trained
-        if solves and self.iteration and cut.base is self._current and not cut.keep:
-            return self.current.folded.proto
+    def _short_trained(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        return self._worker_context.train(proto, self._short_training(), WorkerInfo(threads=None))
+
+    def _cut_model(self, iteration: int, cut: SelectedCut) -> onnx.ModelProto:
+        """A cut of the current model, by the workers where they have all that it takes in memory."""
         if not self._executor.apart:
-            if solves:
-                return self._worker_context.solve(cut.kept, cut.base.removed).proto
             return self._worker_context.cut(cut.base, cut.keep, reconstructs=self._reconstructs).proto
-        if solves:
-            solve = SolveRequest(_lists(cut.kept), sorted(cut.base.removed))
-            return self._model_of_worker(iteration, solve_model, solve)
         request = CutRequest(self._base_name(cut), _removed_before(cut), _lists(cut.keep), self._reconstructs)
         return self._model_of_worker(iteration, cut_model, request)
+
+    def _solved_model(self, iteration: int, cut: SelectedCut) -> onnx.ModelProto:
+        """The same channels of the original with all layers solved, by the workers where they have all in memory."""
+        if not self._executor.apart:
+            return self._worker_context.solve(cut.kept, cut.base.removed).proto
+        return self._model_of_worker(iteration, solve_model, SolveRequest(_lists(cut.kept), sorted(cut.base.removed)))
 
     def _model_of_worker(self, iteration: int, work: Work, request: CutRequest | SolveRequest) -> onnx.ModelProto:
         (outcome,) = self._executor.run(work, self._shared, [_builtins(request)], lambda *_: None)

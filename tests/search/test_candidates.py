@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import pytest
 import models
 import netadapt_onnx
 from netadapt_onnx.search.worker import CALIBRATION_SAMPLES, WorkerContext
+from sample_data import brightest_channel
+from search_cases import history
 
 
 def test_a_portfolio_won_by_the_widths_of_the_search_costs_no_solving(
@@ -37,3 +40,18 @@ def test_a_portfolio_won_by_the_widths_of_the_search_costs_no_solving(
     assert len(solved) == len(steps) - again
     first, last = (run / "iterations" / f"{n:03d}" / "model.onnx" for n in (len(steps) - 1, len(steps)))
     assert first.read_bytes() == last.read_bytes()
+
+
+@pytest.mark.parametrize("options", [{"rank": "finetune", "start": "curves"}, {"preset": "thorough"}])
+def test_joint_widths_are_accepted_as_good_as_they_were_evaluated(tmp_path: Path, options: dict[str, Any]) -> None:
+    """They are evaluated solved; cut from the current model, or trained for a few steps of much noise, they are not."""
+    model, data, run = tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "run"
+    model.write_bytes(models.plain((8, 12, 16), size=8, classes=3).SerializeToString())
+    brightest_channel(data, labelled=False)
+    training = {"short_term": 3, "short_term_lr": 0.05, "final_epochs": 0, "portfolio": "solved"}
+    netadapt_onnx.adapt(model, data, "macs=0.5x", run, step=2, **training, **options)
+    joint = [step for step in history(run) if step["group"] in ("every group", "the portfolio")]
+    assert len(joint) == 2
+    for step in joint:
+        best = max(proposal["accuracy"] for proposal in step["tried"])
+        assert step["accepted"]["ranked"] >= best - 1e-4
