@@ -99,6 +99,9 @@ class Candidates:
         self._current = BaseModel(prepared.trace, {})
         self._shared = (Shared(self._worker_context), Shared(self._current))
         self.iteration = 0
+        self._solves_winners = options.rank == "reconstruct" and not context.trials.short_term
+        # The kinds of jobs, by iteration, of which one has succeeded.
+        self._succeeded = set[tuple[int, bool, bool]]()
         self._errors: Losses | None = None
         self._losses: Losses | None = None
 
@@ -239,7 +242,7 @@ class Candidates:
     def _evaluate(
         self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int], plan: EvaluationPlan
     ) -> list[float | None]:
-        """Evaluate some of an iteration's proposals, a job each."""
+        """Evaluate some of an iteration's proposals, a job each; all may fail if others like them have not."""
         folder = (self._run.iteration(iteration) if iteration else self._run.path) / plan.name
         jobs = [
             Job(folder / f"{number:03d}", self._evaluation_request(iteration, proposals[number], plan))
@@ -257,7 +260,10 @@ class Candidates:
         threaded = plan.training is not None
         answers = run_jobs(self._executor, evaluate_proposal, self._shared, jobs, report, threaded=threaded)
         results = [msgspec.convert(answer, ProposalResult) for answer in answers]
-        if all(result.error is not None for result in results):
+        kind = (iteration, plan.in_order, plan.training is not None)
+        if any(result.error is None for result in results):
+            self._succeeded.add(kind)
+        elif kind not in self._succeeded:
             # What fails them all is seldom the proposals' fault: a resumed run tries again.
             for job in jobs:
                 forget(job.folder)
@@ -320,11 +326,6 @@ class Candidates:
         if self._reconstructs and self._context.trials.short_term:
             proto = self._short_trained(proto)
         return proto
-
-    @property
-    def _solves_winners(self) -> bool:
-        """Whether the models of an untrained search are all solved anew, and nothing else."""
-        return self._reconstructs and not self._context.trials.short_term
 
     def _short_trained(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         return self._worker_context.train(proto, self._short_training(), WorkerInfo(threads=None))

@@ -12,6 +12,7 @@ import pytest
 
 import models
 import netadapt_onnx
+from netadapt_onnx.search import candidates
 from netadapt_onnx.search.worker import CALIBRATION_SAMPLES, WorkerContext
 from sample_data import brightest_channel
 from search_cases import history
@@ -55,3 +56,24 @@ def test_joint_widths_are_accepted_as_good_as_they_were_evaluated(tmp_path: Path
     for step in joint:
         best = max(proposal["accuracy"] for proposal in step["tried"])
         assert step["accepted"]["ranked"] >= best - 1e-4
+
+
+def test_a_lone_proposal_that_fails_after_others_have_not_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods that go on from what they have evaluated may ask for a single model more, again at every resume."""
+    evaluate = candidates.evaluate_proposal
+
+    def failing(*arguments: Any) -> object:
+        if "draw" in arguments[-1]["group"]:
+            raise ValueError("no such widths")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(candidates, "evaluate_proposal", failing)
+    model, data, run = tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "run"
+    model.write_bytes(models.plain((8, 12, 16), size=8, classes=3).SerializeToString())
+    brightest_channel(data, labelled=False)
+    result = netadapt_onnx.adapt(model, data, "macs=0.8x", run, step=2, final_epochs=0)
+    assert result.met
+    tried = [proposal for step in history(run) for proposal in step["tried"]]
+    assert {proposal["accuracy"] is None for proposal in tried if "draw" in proposal["group"]} == {True}
