@@ -145,6 +145,8 @@ class ProblemBuilder:
         ways = [(original[name], limit) for name, limit in limits.items()]
         raised = max(requested.reaching(start, end, iterations).decay for start, end in ways)
         schedule = replace(requested, decay=context.run.once("decay", lambda: raised))
+        if options.begins_with_curves:
+            return schedule  # the curves go as far as the iterations that follow need them to
         if schedule.decay > requested.decay:
             context.notes.add(
                 f"steps of {requested.ratio:g}, each {requested.decay:g} of the one before, do not reach the budget in "
