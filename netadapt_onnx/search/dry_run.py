@@ -18,6 +18,7 @@ from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.resource_functions import fitted
 from netadapt_onnx.search.curves import MOST_OPTIONS
+from netadapt_onnx.search.first_jump import SHARE
 from netadapt_onnx.search.knapsack import ceilings_of, importances_of, losses_of
 from netadapt_onnx.search.open_budget_checks import open_instruments
 from netadapt_onnx.search.options import AdaptOptions
@@ -50,7 +51,7 @@ def first_iteration(
     original |= {name: current[name] / gain for name, gain in gains.items()}
     limits = {b.resource: b.limit(original[b.resource]) for b in options.targets[0]}
     driver = max(limits, key=lambda name: current[name] / limits[name])
-    notes = ()
+    notes: tuple[str, ...] = ()
     if all(current[name] <= limit for name, limit in limits.items()):
         enough = any(gains.get(name, 1.0) * original[name] <= limits[name] < original[name] for name in limits)
         why = "normalising alone meets the budget" if enough else "the model is within its budget already"
@@ -65,6 +66,11 @@ def first_iteration(
     proposals = Proposer(prepared.choices, predict).cuts(prepared.widths, Goal(driver, target, current, limits))
     planned = tuple(Planned(p.group, (prepared.widths[p.group], p.channels), p.resources) for p in proposals)
     proposing = {p.group for p in proposals}
+    if options.begins_with_curves:
+        notes = (
+            "these are the first proposals of --start original; with --start curves the run first goes "
+            f"{SHARE:.0%} of the way at once, to widths that error curves choose",
+        )
     return DryRun(driver, target, current, planned, tuple(n for n in prepared.widths if n not in proposing), notes)
 
 

@@ -132,6 +132,13 @@ def test_models_without_branches_are_refused_only_where_blocks_are_asked_for(
         dry_run(*task, "macs=0.5x", allow_block_removal=True, keep_blocks=True)
 
 
+def test_a_dry_run_says_where_its_proposals_are_not_what_the_run_does_first(task: tuple[Path, Path]) -> None:
+    (note,) = dry_run(*task, "macs=0.5x", step=2).notes
+    assert "--start original" in note and "75%" in note
+    assert dry_run(*task, "macs=0.5x", step=2, start="original").notes == ()
+    assert dry_run(*task, "macs=0.5x", step=2, preset="paper").notes == ()
+
+
 @pytest.mark.parametrize("preset", NAMES)
 def test_without_data_every_preset_gives_the_known_answer(tmp_path: Path, preset: str) -> None:
     hello_world(tmp_path)
