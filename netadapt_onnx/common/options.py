@@ -235,11 +235,22 @@ Pairs = Mapping[str, Any] | Sequence[tuple[str, Any]]
 
 
 def _text_by_name(pairs: Pairs) -> dict[str, str]:
-    return {name: str(value) for name, value in sorted(dict(pairs).items())}
+    return {name: str(value) for name, value in _sorted("ep_options", pairs, '{"KEY": "VALUE"}')}
 
 
 def _shape_by_name(pairs: Pairs) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(int(length) for length in shape) for name, shape in sorted(dict(pairs).items())}
+    example = '{"NAME": (1, 3, 224, 224)}'
+    try:
+        return {name: tuple(map(int, shape)) for name, shape in _sorted("shapes", pairs, example)}
+    except (TypeError, ValueError):
+        raise NetadaptError(f"shapes {pairs!r}: not lengths by name", hint=f"e.g. {example}", code="usage") from None
+
+
+def _sorted(option: str, pairs: Pairs, example: str) -> list[tuple[str, Any]]:
+    try:
+        return sorted(dict(pairs).items())
+    except (TypeError, ValueError):
+        raise NetadaptError(f"{option} {pairs!r}: not values by name", hint=f"e.g. {example}", code="usage") from None
 
 
 @dataclass(frozen=True)

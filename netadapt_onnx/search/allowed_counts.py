@@ -191,7 +191,7 @@ def _steps(step: Steps) -> tuple[int | None, dict[str, int]]:
     """The step of all operators, None for the table's, and those of operators that have their own."""
     default: int | None = DEFAULT_STEP
     by_op: dict[str, int] = {}
-    for text in [step] if isinstance(step, int | str) else step:
+    for text in step if isinstance(step, Sequence) and not isinstance(step, str) else [step]:
         op, equals, number = str(text).rpartition("=")
         if number == AUTO and not equals:
             default = None

@@ -310,6 +310,23 @@ def test_a_record_that_makes_no_sense_is_another_run(recorded: dict[str, Any]) -
     assert set(recorded) <= set(different_options(recorded_in_one_spelling({**mine, **recorded}), mine))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shapes", {"image": "1x3x8x8"}),
+        ("shapes", {"image": 3}),
+        ("shapes", ["image=1x3x8x8"]),
+        ("ep_options", ["device=0"]),
+        ("step", 2.0),
+        ("step", {"x": 1}),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_words(name: str, value: Any) -> None:
+    with pytest.raises(NetadaptError, match=name) as refused:
+        AdaptOptions(budget=("macs=0.5x",), **{name: value})
+    assert refused.value.hint
+
+
 @pytest.mark.parametrize("name", ["threads", "decay", "finalists", "max_iterations"])
 def test_a_text_that_is_no_number_is_refused(name: str) -> None:
     with pytest.raises(NetadaptError, match=f"{ADAPT[name].flag} soon: not a number"):
@@ -319,8 +336,10 @@ def test_a_text_that_is_no_number_is_refused(name: str) -> None:
 def test_a_run_of_the_command_line_goes_on_in_python(task: Path) -> None:
     words = ["adapt", "model.onnx", "--data", "data.npz", "--budget", "macs=0.5x", "-o", "run", "--criterion", "l2"]
     words += ["--final-epochs", "0", "--portfolio", "off", "--keep-blocks", "--step", "2", "--floor", "conv1=4", "-q"]
+    words += ["--start", "original"]
     assert cli.run([*words, "--max-iterations", "1"]) in (0, 1)
     options: dict[str, Any] = {"criterion": "l2", "final_epochs": 0, "portfolio": "off", "keep_blocks": True}
+    options |= {"start": "original"}
     arguments = ("model.onnx", "data.npz", {"macs": "50%"}, "run")
     result = netadapt_onnx.adapt(*arguments, **options, step=2, floor={"conv1": 4}, resume=True)
     assert result.met and result.iterations > 1
