@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from netadapt_onnx.common.budget import Target
+from netadapt_onnx.search import first_jump
 from netadapt_onnx.search.budget_check.check import SAFETY_MARGIN, BudgetCheck
 from netadapt_onnx.search.budget_check.measurements import CAREFUL_S
 from netadapt_onnx.search.context import SearchContext
@@ -143,17 +144,18 @@ class ProblemBuilder:
         if any(floor[name] > limit for name, limit in limits.items()):
             return requested  # no schedule reaches that
         ways = [(original[name], limit) for name, limit in limits.items()]
+        if options.begins_with_curves:  # in one iteration, so that the others have but the rest of the way to go
+            ways = [(start, start - (1 - first_jump.SHARE) * (start - end)) for start, end in ways]
+            iterations -= 1
         raised = max(requested.reaching(start, end, iterations).decay for start, end in ways)
         schedule = replace(requested, decay=context.run.once("decay", lambda: raised))
-        if options.begins_with_curves:
-            return schedule  # the curves go as far as the iterations that follow need them to
         if schedule.decay > requested.decay:
             context.notes.add(
                 f"steps of {requested.ratio:g}, each {requested.decay:g} of the one before, do not reach the budget in "
-                f"{iterations} iterations: --decay is {schedule.decay:.4g} instead"
+                f"{options.max_iterations} iterations: --decay is {schedule.decay:.4g} instead"
             )
         if any(schedule.reach(start, iterations) > end for start, end in ways):
             context.notes.add(
-                f"{iterations} iterations may be too few: raise --max-iterations or --init-reduction-ratio"
+                f"{options.max_iterations} iterations may be too few: raise --max-iterations or --init-reduction-ratio"
             )
         return schedule

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from netadapt_onnx.search.allowed_counts import ChannelChoices
 from netadapt_onnx.search.first_jump import SHARE, is_due, jump_problem
@@ -46,14 +45,6 @@ def test_the_curves_go_most_of_the_way_and_the_loop_the_rest_group_by_group() ->
     assert all(step.group in GROUPS for step in steps[1:])
     assert met(amounts_after(one, steps), one.limits)
     assert len(steps) < 0.5 * len(list(search(one)))
-
-
-@pytest.mark.parametrize("iterations", [1, 2, 3])
-def test_with_few_iterations_the_curves_go_as_far_as_the_loop_cannot(iterations: int) -> None:
-    one = simulated(200.0, max_iterations=iterations)
-    steps = list(search(one, methods=METHODS))
-    assert steps[0].group == TOGETHER and len(steps) <= iterations
-    assert met(amounts_after(one, steps), one.limits)
 
 
 def test_the_first_iteration_after_it_evaluates_the_groups_that_probes_say_could_win() -> None:
