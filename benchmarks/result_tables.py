@@ -343,7 +343,6 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "tables": tables,
     "table_kinds": table_kinds,
     "steps": steps,
-    "search_quality_50": earlier_quality,
     "search_quality_35": earlier_quality,
     "search_ranks": ranks,
     "search_quality": search_quality,
