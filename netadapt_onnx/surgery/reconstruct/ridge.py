@@ -40,7 +40,9 @@ def _solved(system: np.ndarray, right: np.ndarray) -> np.ndarray:
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
     try:
-        return np.asarray(cho_solve(cho_factor(system, lower=True), right))
+        # What is not finite is left to `solve`, as what is not positive definite is: it passes it on.
+        factor = cho_factor(system, lower=True, check_finite=False)
+        return np.asarray(cho_solve(factor, right, check_finite=False))
     except LinAlgError:
         return np.linalg.solve(system, right)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,25 @@ def test_the_solution_is_that_of_least_squares_with_the_start_as_more_samples(ri
         system = np.concatenate([x[group], penalty])
         expected = np.linalg.lstsq(system, np.concatenate([y[group], penalty @ anchor[group]]))[0]
         assert np.abs(solved[group] - expected).max() < 1e-8 * np.abs(expected).max()
+
+
+def test_a_system_that_is_not_positive_definite_is_solved_all_the_same() -> None:
+    matrices, _, _ = problem(50, 0.5, 2)
+    indefinite = replace(matrices, gram=matrices.gram - 2 * np.eye(INPUTS))
+    solved = ridge_solution(indefinite, np.zeros_like(matrices.cross), 1e-3)
+    penalty = 1e-3 * np.trace(indefinite.gram, axis1=1, axis2=2)[:, None, None] / INPUTS * np.eye(INPUTS)
+    assert np.linalg.eigvalsh(indefinite.gram + penalty).min() < 0
+    residual = (indefinite.gram + penalty) @ solved - matrices.cross
+    assert np.abs(residual).max() < 1e-8 * np.abs(matrices.cross).max()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_passed_on_and_no_error(value: float) -> None:
+    matrices, _, _ = problem(50, 0.5, 2)
+    gram, cross = matrices.gram.copy(), matrices.cross.copy()
+    gram[0, 3, 3] = cross[1, 0, 0] = value
+    solved = ridge_solution(replace(matrices, gram=gram, cross=cross), start(1.0), 1e-3)
+    assert not np.isfinite(solved).all()
 
 
 def test_the_largest_ridge_leaves_the_weights() -> None:
