@@ -198,7 +198,9 @@ def plain(value: Any) -> Any:
 
 
 def word_of(value: Any) -> str:
-    """The value of an option as help and texts show it."""
+    """The value of an option as help and texts show it; None is chosen by the program."""
+    if value is None:
+        return "auto"
     return str(value) if not isinstance(value, bool) else "yes" if value else "no"
 
 

@@ -85,8 +85,7 @@ NAMES: tuple[str, ...] = get_args(Preset)
 def by_preset(name: str, help: str, **declared: Any) -> Any:
     """Declare an option whose default depends on `--preset`."""
     values = {preset: PRESETS[preset][name] for preset in NAMES}
-    words = {preset: "auto" if value is None else word_of(value) for preset, value in values.items()}
     usual = values[DEFAULT_PRESET]
-    others = {f"{preset}: {words[preset]}" for preset, value in values.items() if value != usual}
-    text = "; ".join([words[DEFAULT_PRESET], *sorted(others)])
+    others = {f"{preset}: {word_of(value)}" for preset, value in values.items() if value != usual}
+    text = "; ".join([word_of(usual), *sorted(others)])
     return option(None, help, default_text="" if isinstance(usual, bool) else text, **declared)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
-from netadapt_onnx.surgery.flatten_subgraphs import flatten
 from netadapt_onnx.training.length import BATCH_SIZE, trial_steps
 
 
@@ -44,5 +43,5 @@ def _affordable(prepared: PreparedModel, planned: int) -> int:
     """So many steps of a short training, or as many as the network's cost allows."""
     if prepared.data is None or not planned:
         return 0
-    flat, _ = flatten(prepared.trace.folded)
+    flat = prepared.trace.flat
     return trial_steps(planned, min(BATCH_SIZE, len(prepared.data.train)), cost(flat.proto, flat.shapes).macs)
