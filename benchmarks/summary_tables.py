@@ -58,7 +58,10 @@ def _scores(cells: Mapping[str, Row], methods: Mapping[str, str]) -> list[str]:
 def coverage() -> str:
     """How many models each tool cuts, how many of the results are shown to be right, and what is left of macs."""
     document = result_files.read("coverage_summary")
-    suites = {"torchvision": "30 classifiers of torchvision, half of the channels", "files": "11 files of other exporters, 0.3"}
+    suites = {
+        "torchvision": "30 classifiers of torchvision, half of the channels",
+        "files": "11 files of other exporters, 0.3",
+    }
     names = list(dict.fromkeys(PRUNERS.values()))
     lines = []
     for suite, title in suites.items():

@@ -40,7 +40,9 @@ def files() -> set[str]:
 def page_text(page: Path) -> str:
     """The page as it should be."""
     text = page.read_text(encoding="utf-8")
-    text = _SUMMARY.sub(lambda match: f"<!-- summary: {match[1]} -->\n{SUMMARIES[match[1]]()}\n<!-- end of summary -->", text)
+    text = _SUMMARY.sub(
+        lambda match: f"<!-- summary: {match[1]} -->\n{SUMMARIES[match[1]]()}\n<!-- end of summary -->", text
+    )
     return _BLOCK.sub(lambda match: f"<!-- results: {match[1]} -->\n{block(match[1])}\n<!-- end of results -->", text)
 
 

@@ -18,9 +18,9 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent / "tests" / "support"))
 
-from documentation import Block, blocks, commands, outputs, pages, shown
-from page_runs import PageSession, form, supply
-from recorded_results import measure, read_records, replay, write_records
+from documentation import Block, blocks, commands, outputs, pages, shown  # noqa: E402
+from page_runs import PageSession, form, supply  # noqa: E402
+from recorded_results import measure, read_records, replay, write_records  # noqa: E402
 
 # What is run without being asked for; other marks say that it takes long, or needs what is not here.
 RUN = ("", "file")

@@ -71,7 +71,7 @@ def test_slow_blocks_run_too(page: Path, supplies: Path, tmp_path: Path, monkeyp
 def _run(page: Path, slow: bool, supplies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(supplies, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    session, shown_by = PageSession(page), {block: output for block, output in outputs(page)}
+    session, shown_by = PageSession(page), dict(outputs(page))
     for block in blocks(page):
         if block.mark in ("", "file", "slow" if slow else ""):
             printed = session.run(block)

@@ -1,9 +1,13 @@
 """The project's Markdown: its pages, their fenced blocks with what is said of running them, their headings and links.
 
-A block is run by a test unless the line before its fence says why not: `<!-- not run: why -->`, or
-`<!-- slow: why -->`, which only `make test-all` runs; after `<!-- file: NAME -->` it is the content of a file. Blocks of
-`text` are output, and not meant to be typed. After `<!-- output -->` such a block is what the block before it prints (`<!-- output: 12 lines -->`: its
-beginning), written by `docs/outputs.py`.
+A block is run by a test, unless the line before its fence says something else:
+
+- `<!-- not run: why -->`: no test runs it; `<!-- slow: why -->`: only `make test-all` does.
+- `<!-- file: NAME -->`: it is the content of a file, which the page's reader saves.
+- `<!-- output -->`: it is what the block before it prints, written by `docs/outputs.py`; `<!-- output: 12 lines -->`: the
+  beginning of that.
+
+Other blocks of `text` are not meant to be typed.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ _CUT = "..."
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; `mark` is "", "not run" or "slow" with a `reason`, "file" with a name, or "output" with a count of lines."""
+    """A fenced block; `mark` is what stands before it ("" for nothing), and `reason` what the mark says."""
 
     page: Path
     line: int

@@ -1,6 +1,6 @@
 """A page's blocks, run in order in one folder as its reader would, and what they print.
 
-`docs/outputs.py` writes with it what pages show, `tests/integration/test_readme.py` checks with it that pages are right.
+`docs/outputs.py` writes what pages show with it, and `tests/integration/test_readme.py` checks pages with it.
 """
 
 from __future__ import annotations

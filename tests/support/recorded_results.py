@@ -1,7 +1,7 @@
 """Results that pages show and that take minutes to measure: recorded once, and shown by today's program.
 
-`docs/outputs/PAGE.json` holds what `--json` said of each command of a page, by the command. A replay runs the command with
-that result in the place of the work, so what a page shows is, to the letter, what the program prints.
+`docs/outputs/PAGE.json` holds what `--json` said of each command of a page, by the command. A replay runs the command
+with that result in the place of the work: what a page shows is, to the letter, what the program prints.
 """
 
 from __future__ import annotations
