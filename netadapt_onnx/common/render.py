@@ -39,6 +39,11 @@ def milliseconds(value: float | None) -> str:
     return "" if value is None else f"{value:.3g} ms"
 
 
+def millijoules(value: float) -> str:
+    """An energy in mJ with three significant digits."""
+    return f"{value:.3g} mJ"
+
+
 def percent(value: float | None) -> str:
     """A fraction as a percentage with one decimal."""
     return "" if value is None else f"{100 * value:.1f} %"
@@ -56,7 +61,9 @@ def ratio(after: float, before: float) -> str:
 
 def amount(resource: str, value: float) -> str:
     """An amount of a resource, perhaps of a named device (`latency@pi`), with its unit."""
-    form = {"size": size, "memory": size, "latency": milliseconds}.get(resource.partition("@")[0], count)
+    form = {"size": size, "memory": size, "latency": milliseconds, "energy": millijoules}.get(
+        resource.partition("@")[0], count
+    )
     return form(value)
 
 
