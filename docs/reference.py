@@ -64,7 +64,7 @@ def _commands() -> Iterator[Described]:
             yield from (described(one, f"{cli.PROGRAM} {name} {word}") for word, one in subcommands.items())
 
 
-COMMON = {"--help", "--json", "--verbose", "--quiet", "--debug"}
+COMMON = {"--help", "--help-all", "--json", "--verbose", "--quiet", "--debug"}
 
 
 def _command(shown: Described) -> str:

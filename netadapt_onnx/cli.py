@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.commands._result import CommandResult
 
 PROGRAM = "netadapt-onnx"
-HELP = {"-h", "--help", "--version"}
+HELP = {"-h", "--help", "--help-all", "--version"}
 # Every command and what the list of them says of it, which is shown without importing any.
 COMMANDS: Mapping[str, str] = {
     "inspect": "Show what a model costs and which of its channels can go.",

@@ -11,7 +11,8 @@ import click
 
 from netadapt_onnx.commands._config import configured
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
+from netadapt_onnx.commands._help import SectionedCommand
+from netadapt_onnx.commands._options import DATA, MODEL, common, needed, of_run, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape
@@ -30,12 +31,18 @@ MOST_WIDTHS = 24
 VERDICTS = {True: "met", False: "MISSED", None: "predicted to be met"}
 
 
-@click.command("adapt")
+@click.command("adapt", cls=SectionedCommand)
 @MODEL
 @DATA
-@click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory; required.")
+@needed(
+    "-o",
+    "out",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Directory of the run.  [required, except with --dry-run]",
+)
 @declared(AdaptOptions)
-@click.option("--dry-run", is_flag=True, help="Show the first iteration's proposals and stop.")
+@of_run("--dry-run", is_flag=True, help="Show the proposals of the first iteration, and stop before any is tried.")
 @configured("adapt", without=("resume", "dry-run"), files=("table", "data"))
 @common
 def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **options: Any) -> CommandResult:

@@ -9,7 +9,8 @@ import click
 
 from netadapt_onnx.api.options import FinetuneOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
+from netadapt_onnx.commands._help import SectionedCommand
+from netadapt_onnx.commands._options import DATA, MODEL, common, needed, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 from netadapt_onnx.reporting.table_rows import scores
@@ -31,10 +32,10 @@ def _rate(_: click.Context, __: click.Parameter, text: str | None) -> float | st
     return rate
 
 
-@click.command("finetune")
+@click.command("finetune", cls=SectionedCommand)
 @MODEL
 @DATA
-@click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the trained model here.")
+@needed("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the trained model to this file.")
 @declared(FinetuneOptions, {"lr": {"callback": _rate}})
 @common
 def command(model: Path, data: DataSource, output: Path, **options: Any) -> CommandResult:

@@ -10,10 +10,12 @@ import click
 
 from netadapt_onnx.api.options import ProfileOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._options import MODEL, common, data_options, seconds, seen_as
+from netadapt_onnx.commands._help import SectionedCommand
+from netadapt_onnx.commands._options import MODEL, common, data_options, needed, seconds, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape, shell_command
+from netadapt_onnx.common.options import DEVICES
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.evaluate import Latency
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 DRIFT = 0.15
 
 
-class Profile(click.Command):
+class Profile(SectionedCommand):
     """`profile` with its subcommands `profile bundle` and `profile import`."""
 
     @property
@@ -46,8 +48,13 @@ class Profile(click.Command):
 
 @click.command("profile", cls=Profile)
 @MODEL
-@click.option("--table", type=click.Path(path_type=Path), required=True, help="The table; an unfinished one goes on.")
-@data_options(required=False, use="Inputs to calibrate --deploy int8 with")
+@needed(
+    "--table",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The table to write; an unfinished one is continued.",
+)
+@data_options(required=False, use="Inputs to calibrate --deploy int8 with", section=DEVICES)
 @declared(ProfileOptions, {"time_cap_s": {"type": click.STRING, "default": "100s", "callback": seconds}})
 @common
 def command(model: Path, table: Path, data: DataSource | None, **options: Any) -> CommandResult:
