@@ -96,6 +96,7 @@ class SearchOptions:
         "criterion",
         "How channels are ranked: by their weights (l2, l1, group-l2, fpgm, bn-scale), by the data (obs, taylor, "
         "fisher, activation), or random, first. auto is obs, without data l2, for knapsack taylor.",
+        is_advanced=True,
     )
     strategy: Strategy = by_preset(
         "strategy",
@@ -183,6 +184,7 @@ class SearchOptions:
         "Keep at least so many channels, or such a share of them (0.5x), in this group.",
         metavar="GROUP=32",
         section=BUDGET,
+        is_advanced=True,
         is_repeated=True,
         one_spelling=floors_in_one_spelling,
     )
