@@ -22,9 +22,9 @@ from netadapt_onnx.search.allowed_counts import Floors, Steps
 from netadapt_onnx.search.executors.opening import Gpus
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.options import Portfolio, Proposals, Rank, ReductionOf, Start, Strategy
 from netadapt_onnx.search.presets import Preset
 from netadapt_onnx.search.run_options import Evaluate
+from netadapt_onnx.search.search_options import Portfolio, Proposals, Rank, ReductionOf, Start, Strategy
 from netadapt_onnx.search.target_devices import Devices, Tables
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.labels import Choices

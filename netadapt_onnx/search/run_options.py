@@ -1,4 +1,4 @@
-"""The options of an adaptation that say how it is done: how a run goes, on which devices, and who evaluates."""
+"""The options of an adaptation that say how it is done: how a run goes, trains, measures and evaluates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from netadapt_onnx.common.options import BUDGET, DATA, DEVICES, RUNNING, SharedOptions, option, same_option
+from netadapt_onnx.common.options import BUDGET, DATA, DEVICES, RUNNING, TRAINING, SharedOptions, option, same_option
 from netadapt_onnx.search.presets import by_preset
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from netadapt_onnx.search.target_devices import Devices, Tables
 
 Evaluate = Callable[["onnx.ModelProto"], float]
+
+# Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
+SHORT_TERM_LR = 0.02
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,40 @@ class RunOptions:
     resume: bool = option(False, "Continue the run in RUN; start it if there is none.", changes_result=False)
     progress: Progress | None = same_option(SharedOptions, "progress")
     log: Callable[[str], None] | None = same_option(SharedOptions, "log")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train: proposals or winners for a short term, the result at the end."""
+
+    SECTION: ClassVar[str] = TRAINING
+
+    short_term: int | None = option(
+        None,
+        "Steps of the short training: of each proposal (--rank finetune), of each finalist, or of each winner.",
+        at_least=0,
+        is_advanced=True,
+        default_text="0; finetune, finalists: 100",
+    )
+    short_term_lr: float = option(SHORT_TERM_LR, "Learning rate of the short training.", above=0, is_advanced=True)
+    final_epochs: int | Literal["auto"] = option(
+        "auto",
+        "Length of the final training in passes over the data; auto trains for as long as it pays, 0 not at all.",
+        metavar="N|auto",
+        at_least=0,
+        may_differ_on_resume=True,
+    )
+    final_effort: float = by_preset(
+        "final_effort", "Multiply the automatic length of the final training by this.", above=0, is_advanced=True
+    )
+    augment: bool | None = option(
+        None,
+        "Show several views of each picture in the final training: crops, and mirror images where the original keeps "
+        "their class.",
+        flag="--augment/--no-augment",
+        is_advanced=True,
+        default_text="where the data are few",
+    )
 
 
 @dataclass(frozen=True)
