@@ -1,7 +1,6 @@
 """The options of an adaptation, each declared once, and which of them decide the result.
 
-Five groups: what to search (`search_options.py`), how a run goes and ends, how to train, where to measure and deploy, how to evaluate
-(`run_options.py`).
+What to search is in `search_options.py`; how a run goes, trains, measures and evaluates in `run_options.py`.
 `adapt`'s command line, its keywords in Python, `run.json` and the command that models repeat are derived from them.
 """
 
