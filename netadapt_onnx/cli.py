@@ -153,7 +153,7 @@ def run(arguments: Sequence[str]) -> int:
 def _invoke(arguments: list[str]) -> CommandResult | None:
     """Not by click's own `main`, which takes any EOFError, such as a truncated file's, for Ctrl-D."""
     try:
-        with group.make_context(PROGRAM, arguments) as context:
+        with group.make_context(PROGRAM, arguments, obj=tuple(arguments)) as context:
             answer: CommandResult = group.invoke(context)
             return answer
     except click.exceptions.Exit:

@@ -245,15 +245,7 @@ def _measured_table(environment: SearchEnvironment, prepared: PreparedModel, dev
     plan = TablePlan(models=environment.options.table_models, seed=environment.options.seed)
     plan = replace(plan, time_cap_s=min(plan.time_cap_s, TABLE_SHARE * run.left_s()))
     run.journal.require_unchanged(file)
-    table = tables.built_table(
-        run.path,
-        prepared.trace,
-        environment.execution,
-        plan,
-        environment.progress,
-        device.device,
-        device.resource,
-    )
+    table = tables.built_table(file, prepared.trace, environment.execution, plan, environment.progress, device.device)
     run.journal.seal(file)
     if isinstance(table, Table) and run.left_s() < math.inf and table.reference.stopped != "done":
         measured = f"{len(table.end_to_end)} of {table.header.models} versions"
