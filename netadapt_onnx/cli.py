@@ -154,8 +154,15 @@ def _invoke(arguments: list[str]) -> CommandResult | None:
     """Not by click's own `main`, which takes any EOFError, such as a truncated file's, for Ctrl-D."""
     try:
         with group.make_context(PROGRAM, arguments, obj=tuple(arguments)) as context:
-            answer: CommandResult = group.invoke(context)
-            return answer
+            try:
+                answer: CommandResult = group.invoke(context)
+                return answer
+            except NetadaptError as error:
+                from netadapt_onnx.commands._next import with_model
+                from netadapt_onnx.commands._options import GIVEN_MODEL
+
+                error.hint = with_model(error.hint, context.meta.get(GIVEN_MODEL))
+                raise
     except click.exceptions.Exit:
         return None
 

@@ -242,6 +242,12 @@ class BundleOptions(CheckedOptions):
     ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
     threads: int = same_option(SharedOptions, "threads")
     deploy: Literal["float", "int8"] = same_option(SharedOptions, "deploy")
+    compare: Source | None = option(
+        None,
+        "Instead of a table's measurements, time MODEL beside this model, such as the original of a result.",
+        metavar="ORIGINAL",
+        is_path=True,
+    )
     data: File | None = option(None, _DATA, on_command_line=False)
     models: int | None = same_option(ProfileOptions, "models")
     time_cap_s: float = same_option(ProfileOptions, "time_cap_s", on_command_line=False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from netadapt_onnx.commands._next import with_model
 from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape
 from netadapt_onnx.common.options import word_of
@@ -40,12 +41,13 @@ def plan_text(planned: DryRun, follow: str) -> str:
     return "\n\n".join([*parts, *planned.notes, *kept, f"next: {follow}"])
 
 
-def result_text(result: AdaptResult, run: Path, follow: str) -> str:
+def result_text(result: AdaptResult, run: Path, model: Path, follow: str) -> str:
     """What came out of a run, as people read it.
 
     Args:
         result: The result.
         run: The run's directory.
+        model: The original.
         follow: The command to run next.
     """
     verdicts = [budget_sentence(limit, result.stopped) for limit in result.limits]
@@ -57,7 +59,7 @@ def result_text(result: AdaptResult, run: Path, follow: str) -> str:
         parts.append(f"{name}: {comparison.ratio:.3f}x of the original's, measured beside it: {comparison.after:.4g}")
     parts += [history(run, result), _groups(result)]
     parts += [f"Removed residual branches: {', '.join(result.removed)}"] if result.removed else []
-    parts += result.notes
+    parts += [with_model(note, model) for note in result.notes]
     page = f" and {escape(run / REPORT_FILE)}" if (run / REPORT_FILE).exists() else ""
     plural = "" if result.iterations == 1 else "s"
     parts.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,13 @@ def again(*more: object, without: Collection[str] = ()) -> str:
     words = [word for word in typed_words() if word not in without]
     is_there = len(more) == 1 and more[0] in words
     return shell_command(["netadapt-onnx", *words, *(() if is_there else more)])
+
+
+def with_model(text: str, model: Path | None) -> str:
+    """A text whose suggestions name the model that the running command was given, where they say MODEL."""
+    if model is None:
+        return text
+    return re.sub(r"(`netadapt-onnx [^`]*?)\bMODEL\b", lambda match: match[1] + shell_command([model]), text)
 
 
 def unused_path(path: Path) -> Path:

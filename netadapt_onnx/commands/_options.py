@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 # Where the context of a command keeps which of -v and -q was given last.
 VERBOSITY = "netadapt_onnx.verbosity"
 
-MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+# Where the context of a command keeps the model that it was given.
+GIVEN_MODEL = "netadapt_onnx.model"
+
+
+def _keep_model(context: click.Context, _: click.Parameter, model: Path | None) -> Path | None:
+    context.meta[GIVEN_MODEL] = model
+    return model
+
+
+MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL", callback=_keep_model)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 
 

@@ -63,7 +63,7 @@ def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **op
         result = replace(result, notes=(*result.notes, *write_report(out)))
     follow = next_step(result, out, model, data, options)
     hint = f"the best model so far is kept; when the machine is quiet, go on with `{go_on}`"
-    return answered(result, lambda shown: result_text(shown, out, follow), hint)
+    return answered(result, lambda shown: result_text(shown, out, model, follow), hint)
 
 
 def _dry_run(model: Path, data: DataSource, out: Path | None, keywords: Mapping[str, Any]) -> CommandResult:

@@ -51,6 +51,6 @@ def command(folder: Path, overwrite: bool) -> CommandResult:
     first = shell_command(["netadapt-onnx", "evaluate", model, result.model, *DataSource(str(folder / DATA)).flags])
     return answered(
         result,
-        lambda shown: result_text(shown, run, f"{first}\n{lines}"),
+        lambda shown: result_text(shown, run, model, f"{first}\n{lines}"),
         "run it again with --overwrite when the machine is quiet",
     )

@@ -75,7 +75,7 @@ class FinalTraining:
         if not context.options.final_epochs:
             return not run.once(f"training/skipped/{number}", lambda: True)
         if self._is_limited and not run.once(f"training/time/{number}", lambda: context.time_limit.left_s > 0):
-            context.notes.add("there was no time for the final training: `netadapt-onnx finetune` does it")
+            context.notes.add("There was no time left for the final training; the command finetune can do it.")
             return False
         return True
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from netadapt_onnx.common.budget import Budget, Target
 from netadapt_onnx.common.provenance import file_hash
 from netadapt_onnx.common.resources import CUSTOM, ENERGY, LATENCY
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import AsGiven, as_given
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.device import Device
@@ -114,7 +115,16 @@ def _loaded(target: TargetDevice, prepared: PreparedModel, execution: Execution,
     assert target.table is not None
     anywhere = force or target.device is None
     execution = choose_quantisation(execution, [target.device])  # its own, also where a run's devices need another
-    return tables.loaded_table(target.table, prepared.trace, execution, target.environment, anywhere=anywhere)
+    try:
+        return tables.loaded_table(target.table, prepared.trace, execution, target.environment, anywhere=anywhere)
+    except NetadaptError as error:
+        if error.code != "other-device":
+            raise
+        hint = (
+            "--device names the device of the table; with --device bundle the table alone predicts, and nothing is "
+            "measured here; --force takes it for this device's"
+        )
+        raise NetadaptError(error.message, hint=hint, code=error.code) from error
 
 
 @dataclass(frozen=True)
