@@ -54,7 +54,7 @@ def first_iteration(
     notes: tuple[str, ...] = ()
     if all(current[name] <= limit for name, limit in limits.items()):
         enough = any(gains.get(name, 1.0) * original[name] <= limits[name] < original[name] for name in limits)
-        why = "normalising alone meets the budget" if enough else "the model is within its budget already"
+        why = "normalising alone meets the budget" if enough else "The model meets its budget already"
         return DryRun(driver, limits[driver], current, (), (), (why,))
     if options.strategy == "knapsack":
         return _first_round(prepared, options, predict, current, limits)
@@ -68,7 +68,7 @@ def first_iteration(
     proposing = {p.group for p in proposals}
     if options.begins_with_curves:
         notes = (
-            "these are the first proposals of --start original; with --start curves the run first goes "
+            "These are the first proposals of --start original. With --start curves the run first goes "
             f"{SHARE:.0%} of the way at once, to widths that error curves choose",
         )
     return DryRun(driver, target, current, planned, tuple(n for n in prepared.widths if n not in proposing), notes)
@@ -84,7 +84,7 @@ def _first_round(
     widths = prepared.widths
     scores = importances_of(prepared.trace, criterion, prepared.branches)
     chosen = solve(prepared.choices, widths, losses_of(scores), predict, ceilings)
-    return _joint(chosen, prepared, predict, current, ceilings, "all of them at once")
+    return _joint(chosen, prepared, predict, current, ceilings, "All of them are cut at once")
 
 
 def _curves(
@@ -97,7 +97,7 @@ def _curves(
     solving, held_out = (own_gram_matrices(prepared.trace, arrays, options.seed) for arrays in inputs)
     errors = error_curves(prepared.trace, solving, held_out)
     chosen = solve(prepared.choices, prepared.widths, errors, predict, limits, MOST_OPTIONS)
-    note = "all of them at once, by their error curves; the run probes every group and branch before it chooses"
+    note = "All of them are cut at once, by their error curves; the run probes every group and branch first"
     return _joint(chosen, prepared, predict, current, limits, note)
 
 

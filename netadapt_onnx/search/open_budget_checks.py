@@ -259,5 +259,7 @@ def _measured_table(environment: SearchEnvironment, prepared: PreparedModel, dev
     run.journal.seal(file)
     if isinstance(table, Table) and run.left_s() < math.inf and table.reference.stopped != "done":
         measured = f"{len(table.end_to_end)} of {table.header.models} versions"
-        environment.notes.add(f"the table was built from {measured}: {table.reference.stopped}, for --max-time")
+        environment.notes.add(
+            f"The latency table was measured on {measured} to keep --max-time ({table.reference.stopped})"
+        )
     return table

@@ -26,7 +26,7 @@ def test_a_search_never_goes_below_the_accuracy_floor(tmp_path: Path) -> None:
     result = adapt_hello_world(tmp_path, min_accuracy=0.81)
     assert (result.stopped, result.iterations, result.met) == ("accuracy-floor", 0, False)
     assert widths(result) == (16, 32, 64)
-    assert any("below the floor" in note for note in result.notes)
+    assert any("below --min-accuracy" in note for note in result.notes)
     assert adapt_hello_world(tmp_path, min_accuracy=0.81, resume=True) == result
 
 
