@@ -118,8 +118,8 @@ class SearchOptions:
         "training (auto: if the run trains at all), as they are once solved, or not at all.",
         choices=get_args(Portfolio),
     )
-    init_reduction_ratio: float = option(0.025, "The first step's share.", above=0, at_most=1)
-    decay: float = option(0.96, "Each step is this much of the one before.", above=0, at_most=1)
+    init_reduction_ratio: float = option(0.025, "The first step's share.", above=0, at_most=1, is_share=True)
+    decay: float = option(0.96, "Each step is this much of the one before.", above=0, at_most=1, is_share=True)
     init_reduction: str | float | None = option(
         None, "The first step, e.g. 0.5ms, 2M or 0.05x; instead of the share.", metavar="AMOUNT"
     )
@@ -185,7 +185,7 @@ class TrainingOptions:
         may_differ_on_resume=True,
     )
     final_effort: float = by_preset(
-        "final_effort", "Times the length that the training at the end has with auto.", above=0
+        "final_effort", "Times the length that the training at the end has with auto.", above=0, is_share=True
     )
     augment: bool | None = option(
         None,

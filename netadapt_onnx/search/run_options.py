@@ -34,7 +34,7 @@ class RunOptions:
         may_differ_on_resume=True,
     )
     min_accuracy: float | None = option(
-        None, "Never take a step that leaves less than this, a fraction.", above=0, at_most=1
+        None, "Never take a step that leaves less than this accuracy.", above=0, at_most=1, is_share=True
     )
     save_interval: int = option(
         1,

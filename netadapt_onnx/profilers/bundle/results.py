@@ -11,6 +11,7 @@ import msgspec
 import onnx
 
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.checked_values import Count, Text
 from netadapt_onnx.profilers.execution import Execution, Fingerprint, differences, fingerprint, require_alike
@@ -112,7 +113,7 @@ def read_results(path: Path) -> Results:
             and the field), or nothing was measured.
     """
     if not path.is_file():
-        raise NetadaptError(f"{path}: no such file", code="missing-file")
+        raise missing_file(path)
     data = path.read_bytes()
     lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
     records = [decode_record(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]
