@@ -204,7 +204,7 @@ def _deliver(answer: CommandResult, as_json: bool, *, quiet: bool = False) -> in
     elif text := _text(answer):
         _write(_without_advice(text) if quiet else text)
     for warning in answer.warnings:
-        _tell(f"warning: {escape_joined(warning)}\n")
+        _tell_wrapped(f"warning: {escape_joined(warning)}")
     if answer.error is None:
         return 0 if answer.ok else 1
     _complain(answer.error.message, answer.error.hint)
@@ -240,9 +240,17 @@ def _failed(error: BaseException, as_json: bool) -> int:
 
 
 def _complain(message: str, hint: str) -> None:
-    """One line on stderr."""
+    """One line on stderr, which wraps at words on a terminal."""
     message, hint = escape_joined(message), escape_joined(hint)
-    _tell(f"error: {message}; {hint}\n" if hint else f"error: {message}\n")
+    _tell_wrapped(f"error: {message}; {hint}" if hint else f"error: {message}")
+
+
+def _tell_wrapped(line: str) -> None:
+    if sys.stderr.isatty():
+        from netadapt_onnx.common.wrap import terminal_width, wrapped
+
+        line = wrapped(line, terminal_width())
+    _tell(f"{line}\n")
 
 
 def _tell(line: str) -> None:
@@ -279,7 +287,10 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
         return error.format_message(), "", "usage"
     if isinstance(error, OSError) and error.errno is not None:
         where = "" if error.filename is None else f"{error.filename}: "
-        return f"{where}{error.strerror or type(error).__name__}", "", "system"
+        from netadapt_onnx.common.missing_files import nearest_path
+
+        hint = nearest_path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
+        return f"{where}{error.strerror or type(error).__name__}", hint, "system"
     if isinstance(error, MemoryError):
         return "out of memory", "use a smaller model, --batch-size or data set", "system"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("netadapt_onnx"):

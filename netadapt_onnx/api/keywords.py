@@ -95,6 +95,7 @@ class BundleKeywords(TypedDict, total=False):
     ep_options: Mapping[str, str]
     threads: int
     deploy: Literal["float", "int8"]
+    compare: Source | None
     data: File | None
     models: int | None
     time_cap_s: float

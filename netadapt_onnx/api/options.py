@@ -45,10 +45,10 @@ _DATA = "A path, `FILE.py:FUNCTION`, or a `DataSource`."
 class PruneOptions(CheckedOptions):
     """How much `prune` removes, by which criterion, and what is done to the rest."""
 
-    ratio: float | None = option(None, "Share of the channels to remove from every prunable group.")
+    ratio: float | None = option(None, "Share of the channels to remove from every prunable group.", is_share=True)
     keep: Mapping[str, int | float | str] | None = option(
         None,
-        "Channels to keep in one group, as a count or a share; may be repeated.",
+        "Channels to keep in one group, as a count or a share (0.5x, 50%); may be repeated.",
         metavar="GROUP=N|0.5x",
         is_repeated=True,
     )
@@ -262,28 +262,44 @@ class BundleOptions(CheckedOptions):
 class GateOptions(CheckedOptions):
     """Which limits `gate` judges by, and what it may take to judge; what is left out, the configuration says."""
 
-    max: LimitArguments = option((), "What a resource may be; may be repeated.", metavar="size=4MB", is_repeated=True)
-    max_increase: LimitArguments = option(
-        (), "What it may grow against the baseline.", metavar="size=2%", is_repeated=True
+    max: LimitArguments = option(
+        (),
+        "The largest size, params, macs, memory or latency that is allowed; may be repeated.",
+        metavar="size=4MB",
+        is_repeated=True,
     )
-    min: LimitArguments = option((), "What is to be reached on --data.", metavar="accuracy=0.9", is_repeated=True)
+    max_increase: LimitArguments = option(
+        (), "How much it may grow against the baseline; may be repeated.", metavar="size=2%", is_repeated=True
+    )
+    min: LimitArguments = option(
+        (), "The lowest accuracy on --data that is allowed.", metavar="accuracy=90%", is_repeated=True
+    )
     data: File | None = option(None, _DATA, on_command_line=False)
     split: SplitName | None = option(
-        None, "Which samples of the data.", choices=get_args(SplitName), default_text="val"
+        None, "Which samples of --data are scored.", choices=get_args(SplitName), default_text="val"
     )
     baseline: File | None = option(
-        None, "A baseline, another model, or the models at a revision.", metavar="FILE|git:REV"
+        None,
+        "What growth is measured against: a baseline file, another model, or the models at a revision of git.",
+        metavar="FILE|git:REV",
+        default_text="netadapt-baseline.json where there is one",
     )
-    update_baseline: bool = option(False, "Write the baseline (netadapt-baseline.json) anew; commit it.")
-    allow_new: bool = option(False, "A model that the baseline does not have keeps its limits on growth.")
+    update_baseline: bool = option(
+        False, "Write the baseline file (netadapt-baseline.json) with the amounts of today, to be committed."
+    )
+    allow_new: bool = option(False, "Let a model pass that the baseline does not have yet.")
     device: str | None = option(
-        None, "Where the latency counts: a device's table, or only this machine.", metavar="NAME"
+        None, "The device whose latency is limited: its name in the configuration, or its address.", metavar="NAME"
     )
-    ep: str | None = option(None, "Execution provider to time with.", default_text="cpu")
-    threads: int | None = option(None, "Threads to time with.", at_least=1, default_text="1")
-    config: File | None = option(None, "netadapt.toml or pyproject.toml; else found upwards.", is_path=True)
-    timeout_s: float = option(60.0, "What reading or timing one model may take.", flag="--timeout")
-    memory_bytes: int = option(4 * 10**9, "What reading one model may take.", flag="--memory-limit")
+    ep: str | None = option(None, "Execution provider of onnxruntime to time models with.", default_text="cpu")
+    threads: int | None = option(None, "Threads to time models with.", at_least=1, default_text="1")
+    config: File | None = option(
+        None,
+        "The configuration, netadapt.toml or pyproject.toml; by default the nearest, upwards from here.",
+        is_path=True,
+    )
+    timeout_s: float = option(60.0, "The time that reading or timing one model may take.", flag="--timeout")
+    memory_bytes: int = option(4 * 10**9, "The memory that reading one model may take.", flag="--memory-limit")
     shapes: Mapping[str, Sequence[int]] = same_option(SharedOptions, "shapes")
     batch_size: int | None = option(None, "Length of a dynamic first axis.", at_least=1, default_text="1")
     progress: Progress | None = same_option(SharedOptions, "progress")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from netadapt_onnx.commands._help import SectionedOption
-from netadapt_onnx.common.options import Declared, check_bounds, declared_options
+from netadapt_onnx.common.options import Declared, check_bounds, declared_options, share_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -86,7 +86,7 @@ def click_option(declared: Declared, **changes: Any) -> Callable[[Command], Comm
             arguments["help"] += f"  [default: {option.default_text}]"
     else:
         arguments |= {
-            "metavar": option.metavar or None,
+            "metavar": option.metavar or ("SHARE" if option.is_share else None),
             "type": _type(declared),
             "multiple": option.is_repeated,
             "callback": PARSERS.get(declared.type),
@@ -133,6 +133,7 @@ class _Bounded(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number. Raises NetadaptError as the option's dataclass does."""
-        number = self.kind.convert(value, param, ctx)
+        is_written_share = self.declared.option.is_share and isinstance(value, str)
+        number = share_of(self.declared.flag, value) if is_written_share else self.kind.convert(value, param, ctx)
         check_bounds(self.declared, number)
         return number

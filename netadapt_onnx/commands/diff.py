@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", help="What stdout gets."
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    help="The format of the result on stdout.",
 )
 @TIMEOUT
 @MEMORY_LIMIT
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 def command(a: str, b: str, form: str, **options: Any) -> CommandResult:
     """Show what changed from model A to model B: totals, layers, opset, inputs, outputs and metadata.
 
-    `git:REV` in the place of one is the other as it was at that revision. Neither model is run.
+    Write git:REV for one of them to compare the other with itself as it was at that revision. Neither model is run.
 
     \b
     Examples:  netadapt-onnx diff before.onnx after.onnx
@@ -47,5 +51,6 @@ def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:
     if form == "markdown":
         return differences.markdown(result)
     model, base = (a, b) if b.startswith("git:") else (b, a)
-    follow = render.next_command("gate", model, "--baseline", base, "--max-increase", "macs=2%", *seen)
+    resource = "macs" if all(result.totals["macs"]) else "size"
+    follow = render.next_command("gate", model, "--baseline", base, "--max-increase", f"{resource}=2%", *seen)
     return f"{differences.text(result)}\n\n{follow}"

@@ -15,6 +15,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from operator import ge, gt, le
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from netadapt_onnx.common.amounts import parse_share
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Option:
         default_text: The default as help shows it, where it is not simply the value.
         is_repeated: Whether the command line takes it several times.
         is_path: Whether it names a file.
+        is_share: Whether it is a number that may also be written as a share: 0.5, 50% and 0.5x are the same.
         on_command_line: False for what only Python can pass, and for what a command declares by itself (`--data`).
         changes_result: Whether a run's result depends on it.
         may_differ_on_resume: Whether `--resume` takes another value of an option that changes the result.
@@ -54,6 +56,7 @@ class Option:
     default_text: str = ""
     is_repeated: bool = False
     is_path: bool = False
+    is_share: bool = False
     on_command_line: bool = True
     changes_result: bool = True
     may_differ_on_resume: bool = False
@@ -139,7 +142,10 @@ class CheckedOptions:
     """A base of dataclasses of options, whose values are checked when one is made."""
 
     def __post_init__(self) -> None:
-        """Raise NetadaptError for a value that is out of its declared choices or bounds."""
+        """Read shares; raise NetadaptError for a value that is out of its declared choices or bounds."""
+        for name, declared in declared_options(type(self)).items():
+            if declared.option.is_share:
+                object.__setattr__(self, name, in_one_spelling(declared, getattr(self, name)))
         check_options(self)
 
 
@@ -178,6 +184,8 @@ def in_one_spelling(declared: Declared, value: Any) -> Any:
         return declared.option.one_spelling(value)
     if declared.option.is_path and isinstance(value, os.PathLike):
         return os.fspath(value)
+    if declared.option.is_share and isinstance(value, str):
+        return share_of(declared.flag, value)
     kind, *others = declared.type.split(" | ")
     if kind not in _NUMBERS:
         return value
@@ -188,6 +196,14 @@ def in_one_spelling(declared: Declared, value: Any) -> Any:
             raise NetadaptError(f"{declared.flag} {value}: not a number", code="usage") from None
         return value
     return number if isinstance(value, str) or number == value else value
+
+
+def share_of(flag: str, text: str) -> float:
+    """The value of an option that takes a share. Raises NetadaptError for a text that is none."""
+    share = parse_share(text)
+    if share is None:
+        raise NetadaptError(f"{flag} {text}: not a share", hint="write 0.5, 50% or 0.5x", code="usage")
+    return share
 
 
 # The types of options that take a number.

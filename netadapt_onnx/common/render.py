@@ -29,6 +29,11 @@ def count(value: float) -> str:
     return f"{value:.3g}"
 
 
+def plural(number: int, noun: str) -> str:
+    """A number of things: 1 model, 2 models."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size(value: float) -> str:
     """Bytes with a decimal prefix: 1 MB is 10^6 bytes."""
     return count(value) + ("B" if abs(value) >= 1e3 else " B")

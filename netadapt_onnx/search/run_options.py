@@ -46,9 +46,10 @@ class RunOptions:
     )
     min_accuracy: float | None = option(
         None,
-        "Never accept an iteration that leaves less than this accuracy, a fraction such as 0.85.",
+        "Never accept an iteration that leaves less than this accuracy, e.g. 0.85.",
         above=0,
         at_most=1,
+        is_share=True,
         section=BUDGET,
     )
     save_interval: int = option(
@@ -99,7 +100,11 @@ class TrainingOptions:
         may_differ_on_resume=True,
     )
     final_effort: float = by_preset(
-        "final_effort", "Multiply the automatic length of the final training by this.", above=0, is_advanced=True
+        "final_effort",
+        "Multiply the automatic length of the final training by this.",
+        above=0,
+        is_share=True,
+        is_advanced=True,
     )
     augment: bool | None = option(
         None,

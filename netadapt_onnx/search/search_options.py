@@ -103,13 +103,19 @@ class SearchOptions:
         is_advanced=True,
     )
     init_reduction_ratio: float = option(
-        0.025, "Share of the resource that the first iteration removes.", above=0, at_most=1, is_advanced=True
+        0.025,
+        "Share of the resource that the first iteration removes.",
+        above=0,
+        at_most=1,
+        is_share=True,
+        is_advanced=True,
     )
     decay: float = option(
         0.96,
         "Each iteration removes this share of what the one before it removed.",
         above=0,
         at_most=1,
+        is_share=True,
         is_advanced=True,
     )
     init_reduction: str | float | None = option(

@@ -11,6 +11,7 @@ import msgspec
 import onnx
 
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.checked_values import Count, Text
 from netadapt_onnx.profilers.execution import Execution, Fingerprint, differences, fingerprint, require_alike
@@ -129,7 +130,7 @@ def read_results(path: Path) -> Results:
 def decode_results(path: Path) -> list[AgentRecord]:
     """The records of a file of results; a torn last line is left out. Raises NetadaptError for a line that is none."""
     if not path.is_file():
-        raise NetadaptError(f"{path}: no such file", code="missing-file")
+        raise missing_file(path)
     data = path.read_bytes()
     lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
     return [decode_record(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]
