@@ -27,9 +27,10 @@ PROGRAM = "netadapt-onnx"
 HELP = {"-h", "--help", "--help-all", "--version"}
 # Every command and what the list of them says of it, which is shown without importing any.
 COMMANDS: Mapping[str, str] = {
-    "inspect": "Show what a model costs and which of its channels can go.",
+    "inspect": "Show what a model is, what it costs, and which of its channels can be removed.",
     "prune": "Remove channels by a ratio, by counts, or down to a budget.",
     "profile": "Measure a device: build a latency table for a model.",
+    "time": "Show how fast models run, and how much faster one is than another.",
     "evaluate": "Show accuracy, cost and latency of models, side by side.",
     "adapt": "Make a model smaller until it meets a budget.",
     "restore": "Bring back the model of any iteration of a run.",

@@ -168,6 +168,7 @@ class InspectKeywords(TypedDict, total=False):
     table: File | None
     explained: str | None
     write_plan: File | None
+    graph: File | None
     sensitivity: bool
     data: File | None
     criterion: str | Criterion
@@ -177,6 +178,23 @@ class InspectKeywords(TypedDict, total=False):
     overwrite: bool
     shapes: Mapping[str, tuple[int, ...]]
     batch_size: int
+
+
+class MeasureLatencyKeywords(TypedDict, total=False):
+    """The options of `measure_latency`."""
+
+    device: str | Device
+    ep: str
+    ep_options: Mapping[str, str]
+    ep_library: str | None
+    threads: int
+    time_cap_s: float
+    python: str
+    perf_test: File | None
+    keep: bool
+    shapes: Mapping[str, tuple[int, ...]]
+    batch_size: int
+    log: Callable[[str], None] | None
 
 
 class ProfileKeywords(TypedDict, total=False):

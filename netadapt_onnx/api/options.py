@@ -96,6 +96,13 @@ class InspectOptions(CheckedOptions):
         None, "Show what a group, layer or tensor is tied to.", flag="--explain", metavar="NAME"
     )
     write_plan: File | None = option(None, "Write a plan of every group, to edit for prune.", is_path=True)
+    graph: File | None = option(
+        None,
+        "Draw the network with its groups in colours: .svg needs Graphviz, .html nothing but a browser, .dot is "
+        "Graphviz's text.",
+        metavar="FILE.svg|html|dot",
+        is_path=True,
+    )
     sensitivity: bool = option(False, "Show what cutting each group alone to 0.75, 0.5, 0.25 loses.")
     data: File | None = option(None, _DATA, on_command_line=False)
     criterion: str | Criterion = option("l2", _CRITERIA)
@@ -119,6 +126,28 @@ class EvaluateOptions(CheckedOptions):
     time_cap_s: float = option(20.0, "Seconds that a set of models may be timed for.", on_command_line=False)
     shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
     batch_size: int = same_option(SharedOptions, "batch_size")
+
+
+@dataclass(frozen=True)
+class MeasureLatencyOptions(CheckedOptions):
+    """Where `time` runs models, how, and for how long."""
+
+    device: str | Device = option(
+        "local", "Where to measure: local, ssh://[user@]host[:port] or adb://SERIAL.", metavar="DEVICE"
+    )
+    ep: str = same_option(SharedOptions, "ep")
+    ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
+    ep_library: str | None = same_option(SharedOptions, "ep_library")
+    threads: int = same_option(SharedOptions, "threads")
+    time_cap_s: float = option(
+        20.0, "Stop running the models after this long; opening them comes on top.", flag="--max-time", metavar="TIME"
+    )
+    python: str = same_option(SharedOptions, "python")
+    perf_test: File | None = same_option(SharedOptions, "perf_test")
+    keep: bool = same_option(SharedOptions, "keep")
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    batch_size: int = same_option(SharedOptions, "batch_size")
+    log: Callable[[str], None] | None = same_option(SharedOptions, "log")
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands._options import MEMORY_LIMIT, TIMEOUT, common, seen_as, shaped
+from netadapt_onnx.commands._options import MEMORY_LIMIT, OVERWRITE, TIMEOUT, common, seen_as, shaped
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     default="text",
     help="The format of the result on stdout.",
 )
+@click.option(
+    "--graph",
+    type=click.Path(path_type=Path),
+    metavar="FILE.svg|html|dot",
+    help="Draw both as one network with the widths of A and of B: .svg needs Graphviz, .html nothing but a browser.",
+)
+@OVERWRITE
 @TIMEOUT
 @MEMORY_LIMIT
 @shaped
@@ -36,6 +44,7 @@ def command(a: str, b: str, form: str, **options: Any) -> CommandResult:
     \b
     Examples:  netadapt-onnx diff before.onnx after.onnx
                netadapt-onnx diff git:main model.onnx --format markdown
+               netadapt-onnx diff before.onnx after.onnx --graph widths.html
     """
     with render.spinner("comparing"):
         from netadapt_onnx.api.diff import diff

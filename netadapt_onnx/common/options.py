@@ -226,9 +226,18 @@ def from_keywords(kind: type[Options], keywords: Mapping[str, Any]) -> Options:
     declared = declared_options(kind)
     for name in keywords:
         if name not in declared:
-            function = kind.__name__.removesuffix("Options").lower()
+            function = snake_case(kind.__name__.removesuffix("Options"))
             raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")
     return kind(**{name: value for name, value in keywords.items() if value is not None})
+
+
+def snake_case(words: str) -> str:
+    """A class's name as a function's.
+
+    >>> snake_case("MeasureLatency")
+    'measure_latency'
+    """
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in words).lstrip("_")
 
 
 def plain(value: Any) -> Any:
