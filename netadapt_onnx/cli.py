@@ -215,7 +215,13 @@ def _deliver(answer: CommandResult, as_json: bool, *, quiet: bool = False) -> in
 def _text(answer: CommandResult) -> str:
     """An answer as text that acts upon nothing, whatever stands in it: see `CommandResult`."""
     text = answer.text(printable_copy(answer.result))
-    return text if answer.is_escaped else escape_lines(text)
+    if answer.is_escaped:
+        return text
+    if sys.stdout.isatty():
+        from netadapt_onnx.common.wrap import terminal_width, wrapped_sentences
+
+        return wrapped_sentences(escape_lines(text), terminal_width())
+    return escape_lines(text)
 
 
 def _without_advice(text: str) -> str:

@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 @configured("adapt", without=("resume", "dry-run"), files=("table", "data"))
 @common
 def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **options: Any) -> CommandResult:
-    """Make MODEL smaller, a group of channels at a time, until every budget holds as measured on this machine.
+    """Make MODEL smaller until it meets every budget, as measured on the device, with the least accuracy lost.
 
-    RUN holds everything of the run; RUN/model.onnx is the result.
+    The result is RUN/model.onnx, and RUN/report.html explains it. RUN holds everything of the run.
+    Exit codes: 0: target met, 1: ran, target not met, 2: error, or the device was too busy to tell.
 
     \b
     Examples:  netadapt-onnx adapt model.onnx --data data.npz --budget latency=0.6x -o run
@@ -112,9 +113,10 @@ def next_step(result: AdaptResult, run: Path, model: Path, data: DataSource, opt
         deploy = ["--deploy", options["deploy"], *data.flags] if options["deploy"] != "float" else []
         words = ["profile", "bundle", result.model, "--compare", model, "-o", bundle, *execution, *deploy, *seen]
         return shell_command(["netadapt-onnx", *words])
-    # The latency on this machine says nothing of another device.
-    timed = execution if devices == ["local"] else ["--no-latency"]
-    return shell_command(["netadapt-onnx", "evaluate", model, result.model, *data.flags, *timed, *seen])
+    if devices != ["local"]:  # the latency on this machine says nothing of another device
+        words = ["time", model, result.model, "--device", devices[0], *execution, *seen]
+        return shell_command(["netadapt-onnx", *words])
+    return shell_command(["netadapt-onnx", "evaluate", model, result.model, *data.flags, *execution, *seen])
 
 
 def answered(result: AdaptResult, text: Callable[[Any], str], hint: str) -> CommandResult:

@@ -19,8 +19,8 @@ from netadapt_onnx.errors import NetadaptError
 if TYPE_CHECKING:
     from netadapt_onnx.api.inspect import Inspection, Sensitive
     from netadapt_onnx.data.source import DataSource
-    from netadapt_onnx.search.sensitivity import Sensitivities, Sensitivity
     from netadapt_onnx.graph.file_description import FileDescription
+    from netadapt_onnx.search.sensitivity import Sensitivities, Sensitivity
     from netadapt_onnx.surgery.explain import Explanation
     from netadapt_onnx.surgery.groups import Group
 

@@ -47,7 +47,7 @@ def test_help_as_data(words: list[str], before: bool, capsys: pytest.CaptureFixt
         assert list(output["commands"]) == list(cli.COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["adapt", "finetune", "profile"])
+@pytest.mark.parametrize("name", ["adapt", "finetune", "profile", "scale"])
 def test_help_is_in_sections_and_its_rarer_options_are_under_help_all(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,7 +141,7 @@ def test_nothing_is_wider_than_the_terminal(model: Path, columns: int) -> None:
         ["inspect", "model.onnx"],
         ["env"],
         ["inspect", "--help"],
-        ["prune", "model.onnx", "--ratio", "0.5"],
+        ["prune", "model.onnx", "--ratio", "0.5", "--verify"],
     ):
         command_line = [arguments[0], *(str(model) if a == "model.onnx" else a for a in arguments[1:])]
         out, _ = in_terminal(command_line, columns)
