@@ -71,10 +71,10 @@ def _dry_run(model: Path, data: DataSource, out: Path | None, keywords: Mapping[
     """The plan of the first iteration, with the command that runs it by the same tables."""
     from netadapt_onnx.api import adapt as api
 
-    beside = Path(model.stem) if out is None else out
+    name = Path(model.stem) if out is None else out
     go_on = again()
     with interruptible(lambda: f"what was measured is kept; go on with `{go_on}`"), render.progress_bar("planning"):
-        proposals = api.dry_run(model, data, tables_beside=beside, **keywords)
+        proposals = api.dry_run(model, data, tables_beside=name, **keywords)
     tables = [word for name, file in proposals.tables.items() for word in ("--table", _named_table(name, file))]
     run = () if out is not None else ("-o", unused_path(Path("run")))
     follow = again(*run, *tables, without=("--dry-run",))

@@ -34,9 +34,9 @@ def result_rows(result: AdaptResult) -> list[list[str]]:
 def _change_row(change: Change) -> list[str]:
     """A resource that is not counted, as measured or, marked so, as predicted."""
     before = "" if change.before is None else render.amount(change.resource, change.before)
-    left = "" if change.before is None else f"{change.share:.3f}x"
+    share = "" if change.before is None else f"{change.share:.3f}x"
     name = f"{change.resource} (predicted)" if change.is_predicted else change.resource
-    return [name, before, render.amount(change.resource, change.after), left]
+    return [name, before, render.amount(change.resource, change.after), share]
 
 
 def accuracy_row(change: AccuracyChange, form: str = "") -> list[str]:

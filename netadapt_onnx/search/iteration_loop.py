@@ -114,9 +114,9 @@ class IterationLoop:
         least = self._context.options.min_accuracy  # R2 may be below zero: no floor is not a floor of zero
         if least is None or step.accepted.accuracy >= least:
             return False
-        left = f"{step.accepted.accuracy:.4f}"
+        accuracy = f"{step.accepted.accuracy:.4f}"
         self._stop(
-            "accuracy-floor", f"The next iteration would leave an accuracy of {left}, below --min-accuracy {least}"
+            "accuracy-floor", f"The next iteration would leave an accuracy of {accuracy}, below --min-accuracy {least}"
         )
         return True
 
