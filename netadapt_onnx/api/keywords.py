@@ -250,7 +250,7 @@ class ScaleKeywords(TypedDict, total=False):
     method: Method | Sequence[Method]
     iterations: int
     warmup_epochs: Sequence[int]
-    batches: int
+    batches: int | None
     epochs: int
     lr: float
     seeds: int

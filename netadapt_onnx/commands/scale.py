@@ -23,7 +23,7 @@ from netadapt_onnx.scaling.options import ScaleOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
-    from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
+    from netadapt_onnx.scaling.result import OriginalNetwork, ScaledModel, ScaleResult
 
 
 def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -57,15 +57,23 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
 
 @click.command("scale", cls=SectionedCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL]", required=False)
-@data_options(required=False, use="What to search with and train on")
-@needed("--targets", "more", callback=_targets, metavar="V,V,...", help="Several at once: 0.25x,0.5x,2x of params.")
+@data_options(required=False, use="Samples to search with and to train on")
+@needed(
+    "--targets",
+    "more",
+    callback=_targets,
+    metavar="V,V,...",
+    help="Several targets at once: 0.25x,0.5x,2x of the parameters.",
+)
 @needed("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory.")
 @declared(ScaleOptions, CHANGES)
 @common
 def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], **options: Any) -> CommandResult:
-    """Find how the widths of MODEL's architecture should follow its size (NeuralScale), and train it at any size.
+    """Find out how the widths of MODEL's layers should grow or shrink with its size (NeuralScale), and train it at any
+    size.
 
-    With --data the law is searched; --law or --fit give one found before. Every target makes a model in RUN/models.
+    With --data the law of widths is searched; --law or --fit use one that was found before. Every target makes a model
+    in RUN/models. Without --data the models are not trained.
 
     \b
     Examples:  netadapt-onnx scale net.onnx --data data.npz --targets 0.25x,0.5x,2x -o run --iterations 1
@@ -98,22 +106,32 @@ def _text(result: ScaleResult, model: Path | None, data: DataSource | None, out:
     if result.groups:
         parts.append(render.table(law_rows(result.groups), ["group", "alpha", "beta", "rows", "r2"]))
     if result.models:
-        parts.append(render.table(*width_rows(result.models)))
-        parts.append(render.table([_row(scaled) for scaled in result.models], HEADERS))
+        parts.append(render.table(*width_rows(result.models, result.original)))
+        first = [] if result.original is None else [_original_row(result.original)]
+        parts.append(render.table([*first, *map(_row, result.models)], HEADERS, text_columns=2))
     parts += result.notes
     written = [scaled.model for scaled in result.models if scaled.model is not None]
     if written and out is not None:
         page = out / REPORT_FILE
         parts.append("\n".join(f"wrote {file}" for file in [*written, *([escape(page)] if page.exists() else [])]))
     if written and model is not None:
-        words = ["time", model, written[0]] if data is None else ["evaluate", model, written[0], *data.flags]
+        words = ["diff", model, written[0]] if data is None else ["evaluate", model, written[0], *data.flags]
         parts.append(render.next_command(*words, *seen))
     elif model is None:
-        parts.append("next: name the model and a target besides, e.g. --target params=0.5x, to get its widths")
+        parts.append(
+            "To build a network by this law, name a model as well: scale MODEL --fit FILE --target params=0.5x"
+        )
     return "\n\n".join(parts)
 
 
 HEADERS = ["target", "method", "params", "macs", "latency", "accuracy", "spread"]
+
+
+def _original_row(original: OriginalNetwork) -> list[object]:
+    cost, score = original.resources, original.accuracy
+    accuracy = "" if score is None else render.score(score.metric, score.mean)
+    times = render.milliseconds(cost.latency_ms)
+    return ["original", "", render.count(cost.params), render.count(cost.macs), times, accuracy, ""]
 
 
 def _row(scaled: ScaledModel) -> list[object]:

@@ -18,18 +18,24 @@ MOST_NAMES = 10_000
 
 
 def missing_file(
-    path: str | os.PathLike[str], *, flag: str = "", what: str = "no such file", otherwise: str = ""
+    path: str | os.PathLike[str],
+    *,
+    flag: str = "",
+    what: str = "no such file",
+    otherwise: str = "",
+    code: str = "missing-file",
 ) -> NetadaptError:
-    """An error of code `missing-file`, to be raised.
+    """An error to be raised.
 
     Args:
         path: What is missing.
         flag: The option that named it.
         what: What is said of it.
         otherwise: The hint where no name that exists is near.
+        code: The error's code.
     """
     named = f"{flag} {path}" if flag else f"{path}"
-    return NetadaptError(f"{named}: {what}", hint=nearest_path(path, otherwise), code="missing-file")
+    return NetadaptError(f"{named}: {what}", hint=nearest_path(path, otherwise), code=code)
 
 
 def nearest_path(path: str | os.PathLike[str], otherwise: str = "") -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.common.headline import Change
     from netadapt_onnx.data.metrics import AccuracyChange
     from netadapt_onnx.scaling.power_law import GroupLaw
-    from netadapt_onnx.scaling.result import ScaledModel
+    from netadapt_onnx.scaling.result import OriginalNetwork, ScaledModel
     from netadapt_onnx.search.result import AdaptResult, SearchResult
 
 
@@ -72,7 +72,11 @@ def law_rows(laws: Sequence[GroupLaw]) -> list[list[object]]:
     ]
 
 
-def width_rows(models: Sequence[ScaledModel]) -> tuple[list[list[object]], list[str]]:
-    """The widths of each group in all models, and the columns' titles."""
-    rows = [[group, *(model.widths[group] for model in models)] for group in models[0].widths]
-    return rows, ["group", *(f"{model.target} {model.method}" for model in models)]
+def width_rows(
+    models: Sequence[ScaledModel], original: OriginalNetwork | None = None
+) -> tuple[list[list[object]], list[str]]:
+    """The widths of each group in the original, where it is known, and in all models; and the columns' titles."""
+    widths = [*([] if original is None else [original.widths]), *(model.widths for model in models)]
+    rows: list[list[object]] = [[group, *(one[group] for one in widths)] for group in models[0].widths]
+    first = [] if original is None else ["original"]
+    return rows, ["group", *first, *(f"{model.target} {model.method}" for model in models)]

@@ -106,7 +106,7 @@ def read_law(file: Path, family: str, groups: Sequence[str]) -> Law:
         NetadaptError: The file holds something else, or the law of another model.
     """
     if not file.is_file():
-        raise missing_file(file, flag="--law")
+        raise missing_file(file, flag="--law", code="law")
     try:
         law = msgspec.convert(tomllib.loads(file.read_text()), Law)
     except (OSError, *UNREADABLE) as error:

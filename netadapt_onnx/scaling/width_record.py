@@ -53,7 +53,7 @@ def read_record(file: Path) -> WidthRecord:
         NetadaptError: The file is not such a table; the message names the line.
     """
     if not file.is_file():
-        raise missing_file(file, flag="--fit")
+        raise missing_file(file, flag="--fit", code="record")
     try:
         with file.open(newline="") as lines:
             rows = list(csv.reader(lines))
