@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from netadapt_onnx.commands._result import CommandResult
 
 PROGRAM = "netadapt-onnx"
-HELP = {"-h", "--help", "--version"}
+HELP = {"-h", "--help", "--help-all", "--version"}
 # Every command and what the list of them says of it, which is shown without importing any.
 COMMANDS: Mapping[str, str] = {
-    "inspect": "Show what a model costs and which of its channels can go.",
+    "inspect": "Show what a model is, what it costs, and which of its channels can be removed.",
     "prune": "Remove channels by a ratio, by counts, or down to a budget.",
     "profile": "Measure a device: build a latency table for a model.",
+    "time": "Show how fast models run, and how much faster one is than another.",
     "evaluate": "Show accuracy, cost and latency of models, side by side.",
     "adapt": "Make a model smaller until it meets a budget.",
     "restore": "Bring back the model of any iteration of a run.",
@@ -153,9 +154,16 @@ def run(arguments: Sequence[str]) -> int:
 def _invoke(arguments: list[str]) -> CommandResult | None:
     """Not by click's own `main`, which takes any EOFError, such as a truncated file's, for Ctrl-D."""
     try:
-        with group.make_context(PROGRAM, arguments) as context:
-            answer: CommandResult = group.invoke(context)
-            return answer
+        with group.make_context(PROGRAM, arguments, obj=tuple(arguments)) as context:
+            try:
+                answer: CommandResult = group.invoke(context)
+                return answer
+            except NetadaptError as error:
+                from netadapt_onnx.commands._next import with_model
+                from netadapt_onnx.commands._options import GIVEN_MODEL
+
+                error.hint = with_model(error.hint, context.meta.get(GIVEN_MODEL))
+                raise
     except click.exceptions.Exit:
         return None
 
@@ -197,7 +205,7 @@ def _deliver(answer: CommandResult, as_json: bool, *, quiet: bool = False) -> in
     elif text := _text(answer):
         _write(_without_advice(text) if quiet else text)
     for warning in answer.warnings:
-        _tell(f"warning: {escape_joined(warning)}\n")
+        _tell_wrapped(f"warning: {escape_joined(warning)}")
     if answer.error is None:
         return 0 if answer.ok else 1
     _complain(answer.error.message, answer.error.hint)
@@ -207,7 +215,13 @@ def _deliver(answer: CommandResult, as_json: bool, *, quiet: bool = False) -> in
 def _text(answer: CommandResult) -> str:
     """An answer as text that acts upon nothing, whatever stands in it: see `CommandResult`."""
     text = answer.text(printable_copy(answer.result))
-    return text if answer.is_escaped else escape_lines(text)
+    if answer.is_escaped:
+        return text
+    if sys.stdout.isatty():
+        from netadapt_onnx.common.wrap import terminal_width, wrapped_sentences
+
+        return wrapped_sentences(escape_lines(text), terminal_width())
+    return escape_lines(text)
 
 
 def _without_advice(text: str) -> str:
@@ -233,9 +247,17 @@ def _failed(error: BaseException, as_json: bool) -> int:
 
 
 def _complain(message: str, hint: str) -> None:
-    """One line on stderr."""
+    """One line on stderr, which wraps at words on a terminal."""
     message, hint = escape_joined(message), escape_joined(hint)
-    _tell(f"error: {message}; {hint}\n" if hint else f"error: {message}\n")
+    _tell_wrapped(f"error: {message}; {hint}" if hint else f"error: {message}")
+
+
+def _tell_wrapped(line: str) -> None:
+    if sys.stderr.isatty():
+        from netadapt_onnx.common.wrap import terminal_width, wrapped
+
+        line = wrapped(line, terminal_width())
+    _tell(f"{line}\n")
 
 
 def _tell(line: str) -> None:
@@ -272,7 +294,10 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
         return error.format_message(), "", "usage"
     if isinstance(error, OSError) and error.errno is not None:
         where = "" if error.filename is None else f"{error.filename}: "
-        return f"{where}{error.strerror or type(error).__name__}", "", "system"
+        from netadapt_onnx.common.missing_files import nearest_path
+
+        hint = nearest_path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
+        return f"{where}{error.strerror or type(error).__name__}", hint, "system"
     if isinstance(error, MemoryError):
         return "out of memory", "use a smaller model, --batch-size or data set", "system"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("netadapt_onnx"):

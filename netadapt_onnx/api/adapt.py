@@ -70,13 +70,16 @@ def adapt(
     return _adapted(prepared, settings, Path(out))
 
 
-def dry_run(model: Source, data: Data, budget: Budgets, **options: Unpack[AdaptKeywords]) -> DryRun:
+def dry_run(
+    model: Source, data: Data, budget: Budgets, *, tables_beside: Path | None = None, **options: Unpack[AdaptKeywords]
+) -> DryRun:
     """What the first iteration of `adapt` with these arguments would try: proposals and their predicted resources.
 
-    Trains and writes nothing. A latency budget without a table measures one, and forgets it.
+    It trains nothing. A latency budget without a table measures one, which is kept beside `tables_beside`, the
+    directory of a run to come, as NAME.table.jsonl; None forgets it.
     """
     settings = _options(budget, data, options)
-    return planning.dry_run(_prepared(model, data, settings), settings, settings.progress or reporter())
+    return planning.dry_run(_prepared(model, data, settings), settings, settings.progress or reporter(), tables_beside)
 
 
 def _options(budget: Budgets, data: Data, keywords: Mapping[str, Any]) -> AdaptOptions:

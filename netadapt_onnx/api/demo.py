@@ -11,6 +11,7 @@ import numpy as np
 from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.api.export import export_module
 from netadapt_onnx.api.profile import profile
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.common.options import File
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError, require_package
@@ -107,7 +108,7 @@ def _prepare(directory: Path, overwrite: bool) -> None:
     if directory.exists() and any(directory.iterdir()) and not overwrite:
         raise NetadaptError(f"{directory} exists", hint="choose another folder or pass --overwrite", code="exists")
     if not directory.absolute().parent.is_dir():
-        raise NetadaptError(f"{directory.parent}: no such folder", code="missing-file")
+        raise missing_file(directory.parent, what="no such folder")
     directory.mkdir(exist_ok=True)
     for name in (MODEL, DATA, TABLE):
         (directory / name).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Unpack
 from netadapt_onnx.api.options import GateOptions
 from netadapt_onnx.common import config as configuration
 from netadapt_onnx.common.files import refuse_existing
+from netadapt_onnx.common.missing_files import nearest_path
 from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.data.source import source_of
@@ -21,17 +22,18 @@ from netadapt_onnx.gating.examine import Examination, examine
 from netadapt_onnx.gating.limits import parse_limits
 from netadapt_onnx.gating.result import Gate, ModelResult, Problem
 from netadapt_onnx.gating.sandbox import Sandbox
-from netadapt_onnx.gating.settings import Rule, Settings, expand, override, read_rules, target_device
+from netadapt_onnx.gating.settings import Rule, Settings, expand, override, read_rules, relative, target_device
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.keywords import GateKeywords
 
 
 def gate(models: File | Sequence[File] = (), **options: Unpack[GateKeywords]) -> Gate:
-    """Judge models (paths or patterns; without any, those of the configuration) against limits.
+    """Judge models (paths, folders or patterns; without any, those of the configuration) against limits.
 
-    Limits are mappings such as `{"size": "4 MB"}` or lists of `"size=4 MB"`; they and every other argument replace what
-    the configuration says. What one model's reading, timing or evaluation may take is `timeout_s` and `memory_bytes`.
+    A folder stands for the models in it. Limits are mappings such as `{"size": "4 MB"}` or lists of `"size=4 MB"`; they
+    and every other argument replace what the configuration says. What one model's reading, timing or evaluation may
+    take is `timeout_s` and `memory_bytes`.
     Raises NetadaptError for wrong arguments and configurations; a model that cannot be judged is in the result.
 
     >>> verdict = gate("model.onnx", max={"macs": "40k"})
@@ -94,7 +96,7 @@ def _targets(
     targets: dict[Path, tuple[Rule, ...]] = {}
     for rule in rules:
         for file in (file for pattern in rule.patterns for file in files[pattern]):
-            path = named_files.get(file.absolute()) if patterns else _relative(file)
+            path = named_files.get(file.absolute()) if patterns else relative(file)
             if path is not None and rule not in targets.get(path, ()):
                 targets[path] = (*targets.get(path, ()), rule)
     for path in named_files.values():
@@ -116,17 +118,13 @@ def _targets(
 
 
 def _missing(pattern: str) -> ModelResult:
-    path = _relative(Path(pattern))
-    problem = Problem("missing-file", f"no file matches {path}", "name models that exist")
+    path = relative(Path(pattern))
+    if path.is_dir():
+        problem = Problem("missing-file", f"no model (*.onnx) lies in the folder {path}", "name models that exist")
+    else:
+        hint = nearest_path(path, "name models that exist")
+        problem = Problem("missing-file", f"no file matches {path}", hint)
     return ModelResult(path, None, (), error=problem)
-
-
-def _relative(file: Path) -> Path:
-    """As a user in this folder would write it."""
-    try:
-        return file.absolute().relative_to(Path.cwd())
-    except ValueError:
-        return file
 
 
 def _record_file(targets: Mapping[Path, Sequence[Rule]], default: Path) -> Path:

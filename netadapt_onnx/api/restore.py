@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netadapt_onnx.common.files import refuse_existing
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.common.options import File
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load, save
@@ -44,9 +45,7 @@ def restore(run: File, iteration: int, output: File, *, overwrite: bool = False)
     """
     folder = Path(run)
     if not (folder / IDENTITY_FILE).is_file():
-        raise NetadaptError(
-            f"{folder} is not a run", hint="name the directory given to `adapt -o`", code="missing-file"
-        )
+        raise missing_file(folder, what="not a run directory", otherwise="name the directory given to `adapt -o`")
     refuse_existing(Path(output), overwrite)
     steps = {step.iteration: step for step in read_history(folder, Step)}
     if iteration not in steps:

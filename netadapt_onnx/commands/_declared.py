@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from netadapt_onnx.common.options import Declared, check_bounds, declared_options
+from netadapt_onnx.commands._help import SectionedOption
+from netadapt_onnx.common.options import Declared, check_bounds, declared_options, share_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -70,7 +71,13 @@ def decorated(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 def click_option(declared: Declared, **changes: Any) -> Callable[[Command], Command]:
     """A declared option as a decorator of a command; `changes` are other arguments of `click.option`."""
     option = declared.option
-    arguments: dict[str, Any] = {"help": option.help, "required": declared.is_required}
+    arguments: dict[str, Any] = {
+        "cls": SectionedOption,
+        "help": option.help,
+        "required": declared.is_required,
+        "section": declared.section,
+        "is_advanced": option.is_advanced,
+    }
     if declared.type.removesuffix(" | None") == "bool":
         arguments["is_flag"] = True
         if "/" in declared.flag:
@@ -79,7 +86,7 @@ def click_option(declared: Declared, **changes: Any) -> Callable[[Command], Comm
             arguments["help"] += f"  [default: {option.default_text}]"
     else:
         arguments |= {
-            "metavar": option.metavar or None,
+            "metavar": option.metavar or ("SHARE" if option.is_share else None),
             "type": _type(declared),
             "multiple": option.is_repeated,
             "callback": PARSERS.get(declared.type),
@@ -126,6 +133,7 @@ class _Bounded(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number. Raises NetadaptError as the option's dataclass does."""
-        number = self.kind.convert(value, param, ctx)
+        is_written_share = self.declared.option.is_share and isinstance(value, str)
+        number = share_of(self.declared.flag, value) if is_written_share else self.kind.convert(value, param, ctx)
         check_bounds(self.declared, number)
         return number

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands._options import MEMORY_LIMIT, TIMEOUT, common, seen_as, shaped
+from netadapt_onnx.commands._options import MEMORY_LIMIT, OVERWRITE, TIMEOUT, common, seen_as, shaped
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 
@@ -18,8 +19,19 @@ if TYPE_CHECKING:
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", help="What stdout gets."
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    help="The format of the result on stdout.",
 )
+@click.option(
+    "--graph",
+    type=click.Path(path_type=Path),
+    metavar="FILE.svg|html|dot",
+    help="Draw both as one network with the widths of A and of B: .svg needs Graphviz, .html nothing but a browser.",
+)
+@OVERWRITE
 @TIMEOUT
 @MEMORY_LIMIT
 @shaped
@@ -27,11 +39,12 @@ if TYPE_CHECKING:
 def command(a: str, b: str, form: str, **options: Any) -> CommandResult:
     """Show what changed from model A to model B: totals, layers, opset, inputs, outputs and metadata.
 
-    `git:REV` in the place of one is the other as it was at that revision. Neither model is run.
+    Write git:REV for one of them to compare the other with itself as it was at that revision. Neither model is run.
 
     \b
     Examples:  netadapt-onnx diff before.onnx after.onnx
                netadapt-onnx diff git:main model.onnx --format markdown
+               netadapt-onnx diff before.onnx after.onnx --graph widths.html
     """
     with render.spinner("comparing"):
         from netadapt_onnx.api.diff import diff
@@ -47,5 +60,6 @@ def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:
     if form == "markdown":
         return differences.markdown(result)
     model, base = (a, b) if b.startswith("git:") else (b, a)
-    follow = render.next_command("gate", model, "--baseline", base, "--max-increase", "macs=2%", *seen)
+    resource = "macs" if all(result.totals["macs"]) else "size"
+    follow = render.next_command("gate", model, "--baseline", base, "--max-increase", f"{resource}=2%", *seen)
     return f"{differences.text(result)}\n\n{follow}"

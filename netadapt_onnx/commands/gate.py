@@ -29,16 +29,22 @@ def _output(text: str) -> tuple[str, Path]:
 
 
 @click.command("gate")
-@click.argument("models", nargs=-1, metavar="[MODEL|PATTERN]...")
-@data_options(required=False, use="Held-out samples, for the accuracy (no FILE.py: gate runs no code)")
+@click.argument("models", nargs=-1, metavar="[MODEL|FOLDER|PATTERN]...")
+@data_options(required=False, use="Held-out samples to measure the accuracy on (no FILE.py: gate runs no code)")
 @declared(GateOptions, SANDBOX)
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="What stdout gets.  [default: text]")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="text",
+    help="The format of the report on stdout.  [default: text]",
+)
 @click.option(
     "--output",
     multiple=True,
     callback=by_name(_output),
     metavar="FORMAT=FILE",
-    help="Write a report too; may be repeated.",
+    help="Also write a report to a file; may be repeated.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing reports.")
 @common
@@ -50,10 +56,11 @@ def command(
     overwrite: bool,
     **options: Any,
 ) -> CommandResult:
-    """Judge models against limits from the options or from [[tool.netadapt-onnx.gate]] in pyproject.toml.
+    """Check models against limits, given as options or in the configuration ([[gate]] in netadapt.toml,
+    [[tool.netadapt-onnx.gate]] in pyproject.toml). A folder stands for the models in it.
 
-    Exits with 0 if every limit is kept, 1 if one is not, 2 if something could not be judged. Models are read in a
-    process of their own and, unless a latency or an accuracy is limited, never run.
+    Exit codes: 0: every limit is kept, 1: a limit is exceeded, 2: error, or something could not be checked. Models are
+    read in a process of their own. They are run only where a latency or an accuracy is limited.
 
     \b
     Examples:  netadapt-onnx gate
@@ -76,10 +83,20 @@ def command(
 
 
 def _follow(result: Gate, baseline: str | None, seen: Sequence[str]) -> str:
-    """Where a limit is exceeded, what the model consists of; else how its numbers are kept for the next time."""
-    paths = [str(model.path) for model in result.models]
-    if not paths or result.error:
+    """Where a limit is exceeded, what the model consists of; else how it is compared with its baseline from now on."""
+    if not result.models or result.error:
         return ""
-    before = ["diff", baseline] if baseline is not None and baseline.startswith("git:") else ["inspect"]
-    words = ["gate", *paths, "--update-baseline"] if result.ok else [*before, paths[0]]
+    from netadapt_onnx.gating.baseline import is_record
+
+    paths = [str(model.path) for model in result.models]
+    worst = next((check for check in result.models[0].failures), None)
+    if worst is not None and worst.baseline is not None and baseline is not None and not is_record(baseline):
+        words = ["diff", baseline, paths[0]]
+    elif worst is not None:
+        words = ["inspect", paths[0]]
+    elif result.baseline is None:
+        words = ["gate", *paths, "--update-baseline"]
+    else:
+        named = [] if baseline is None else ["--baseline", baseline]
+        words = ["gate", *paths, *named, "--max-increase", "size=2%"]
     return "\n" + render.next_command(*words, *seen)

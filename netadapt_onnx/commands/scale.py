@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._options import common, data_options, seen_as
+from netadapt_onnx.commands._help import SectionedCommand
+from netadapt_onnx.commands._next import again, interruptible
+from netadapt_onnx.commands._options import common, data_options, needed, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape
+from netadapt_onnx.common.options import DEVICES, NEEDED, RUNNING, TRAINING
 from netadapt_onnx.reporting import REPORT_FILE
 from netadapt_onnx.reporting.table_rows import law_rows, width_rows
 from netadapt_onnx.scaling.options import ScaleOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
-    from netadapt_onnx.scaling.result import ScaledModel, ScaleResult
+    from netadapt_onnx.scaling.result import OriginalNetwork, ScaledModel, ScaleResult
 
 
 def _numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -41,19 +45,35 @@ def _targets(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
     return tuple(texts)
 
 
-@click.command("scale")
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "warmup_epochs": {"callback": _numbers, "is_advanced": True},
+    "batches": {"is_advanced": True},
+    **{key: {"section": NEEDED} for key in ("target", "law", "fit")},
+    **{key: {"section": TRAINING} for key in ("epochs", "lr", "seeds")},
+    **{key: {"section": DEVICES} for key in ("table", "force")},
+    "resume": {"section": RUNNING},
+}
+
+
+@click.command("scale", cls=SectionedCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL]", required=False)
-@data_options(required=False, use="What to search with and train on")
-@click.option(
-    "--targets", "more", callback=_targets, metavar="V,V,...", help="Several at once: 0.25x,0.5x,2x of params."
+@data_options(required=False, use="Samples to search with and to train on")
+@needed(
+    "--targets",
+    "more",
+    callback=_targets,
+    metavar="V,V,...",
+    help="Several targets at once: 0.25x,0.5x,2x of the parameters.",
 )
-@click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory.")
-@declared(ScaleOptions, {"warmup_epochs": {"callback": _numbers}})
+@needed("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory.")
+@declared(ScaleOptions, CHANGES)
 @common
 def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], **options: Any) -> CommandResult:
-    """Find how the widths of MODEL's architecture should follow its size (NeuralScale), and train it at any size.
+    """Find out how the widths of MODEL's layers should grow or shrink with its size (NeuralScale), and train it at any
+    size.
 
-    With --data the law is searched; --law or --fit give one found before. Every target makes a model in RUN/models.
+    With --data the law of widths is searched; --law or --fit use one that was found before. Every target makes a model
+    in RUN/models. Without --data the models are not trained.
 
     \b
     Examples:  netadapt-onnx scale net.onnx --data data.npz --targets 0.25x,0.5x,2x -o run --iterations 1
@@ -62,7 +82,7 @@ def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], 
     """
     targets = (*options.pop("target"), *more)
     out = options["out"]
-    with render.progress_bar("scaling") as log:
+    with interruptible(lambda: _kept(out)), render.progress_bar("scaling") as log:
         from netadapt_onnx.api.report import write_report
         from netadapt_onnx.api.scale import scale
 
@@ -70,30 +90,48 @@ def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], 
         if model is not None and out is not None:
             result = replace(result, notes=(*result.notes, *write_report(out)))
     return CommandResult(
-        result, lambda shown: _text(shown, model, out, seen_as(options["shapes"], options["batch_size"]))
+        result, lambda shown: _text(shown, model, data, out, seen_as(options["shapes"], options["batch_size"]))
     )
 
 
-def _text(result: ScaleResult, model: Path | None, out: Path | None, seen: list[str]) -> str:
+def _kept(out: str | Path | None) -> str:
+    """What an interrupted run leaves, and how to go on with it."""
+    if out is None or not (Path(out) / "run.json").exists():
+        return "nothing was written yet"
+    return f"nothing is lost, {out} has all results so far; go on with `{again('--resume')}`"
+
+
+def _text(result: ScaleResult, model: Path | None, data: DataSource | None, out: Path | None, seen: list[str]) -> str:
     parts = []
     if result.groups:
         parts.append(render.table(law_rows(result.groups), ["group", "alpha", "beta", "rows", "r2"]))
     if result.models:
-        parts.append(render.table(*width_rows(result.models)))
-        parts.append(render.table([_row(scaled) for scaled in result.models], HEADERS))
+        parts.append(render.table(*width_rows(result.models, result.original)))
+        first = [] if result.original is None else [_original_row(result.original)]
+        parts.append(render.table([*first, *map(_row, result.models)], HEADERS, text_columns=2))
     parts += result.notes
     written = [scaled.model for scaled in result.models if scaled.model is not None]
     if written and out is not None:
         page = out / REPORT_FILE
         parts.append("\n".join(f"wrote {file}" for file in [*written, *([escape(page)] if page.exists() else [])]))
     if written and model is not None:
-        parts.append(render.next_command("evaluate", model, written[0], "--data", "DATA.npz", *seen))
+        words = ["diff", model, written[0]] if data is None else ["evaluate", model, written[0], *data.flags]
+        parts.append(render.next_command(*words, *seen))
     elif model is None:
-        parts.append(render.next_command("scale", "MODEL.onnx", "--fit", "RECORD.csv", "--target", "params=0.5x"))
+        parts.append(
+            "To build a network by this law, name a model as well: scale MODEL --fit FILE --target params=0.5x"
+        )
     return "\n\n".join(parts)
 
 
 HEADERS = ["target", "method", "params", "macs", "latency", "accuracy", "spread"]
+
+
+def _original_row(original: OriginalNetwork) -> list[object]:
+    cost, score = original.resources, original.accuracy
+    accuracy = "" if score is None else render.score(score.metric, score.mean)
+    times = render.milliseconds(cost.latency_ms)
+    return ["original", "", render.count(cost.params), render.count(cost.macs), times, accuracy, ""]
 
 
 def _row(scaled: ScaledModel) -> list[object]:

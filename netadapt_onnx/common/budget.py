@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from netadapt_onnx.common.amounts import EXAMPLES, parse_amount
+from netadapt_onnx.common.amounts import EXAMPLES, needs_unit, parse_amount, unit_hint
 from netadapt_onnx.common.resources import ENERGY, LATENCY, RESOURCES
 from netadapt_onnx.errors import NetadaptError
 
@@ -39,7 +39,8 @@ class Budget:
     def __str__(self) -> str:
         if self.relative:
             return f"{self.resource}={self.value:g}x"
-        return f"{self.resource}={self.value:.15g}{_SUFFIXES.get(self.kind, '')}"
+        suffix = _SUFFIXES.get(self.kind) or ("B" if needs_unit(self.kind, self.value) else "")
+        return f"{self.resource}={self.value:.15g}{suffix}"
 
 
 def parse_budgets(texts: BudgetTexts, resources: Collection[str] = RESOURCES) -> tuple[Budget, ...]:
@@ -116,6 +117,8 @@ def _parse(resource: str, value: str | float, resources: Collection[str]) -> Bud
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(resources)}"
         raise NetadaptError(f"unknown resource '{resource}' in a budget", hint=hint, code="budget")
     parsed = parse_amount(kind, value) if isinstance(value, str) else (float(value), False)
+    if parsed is None and (hint := unit_hint(kind, str(value))):
+        raise NetadaptError(f"budget {resource}={value} has no unit", hint=hint, code="budget")
     if parsed is None:
         hint = f"write {resource}={EXAMPLES.get(kind, '1000')} or {resource}=0.5x"
         raise NetadaptError(f"budget {resource}={value} is not an amount of {kind}", hint=hint, code="budget")

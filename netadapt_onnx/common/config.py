@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def find(start: Path) -> Path | None:
 def read(file: Path, section: str, kind: type[T]) -> Section[T] | None:
     """A section of a configuration file, None if it has none. Raises NetadaptError naming what is wrong and where."""
     if not file.is_file():
-        raise NetadaptError(f"{file}: no such file", code="missing-file")
+        raise missing_file(file)
     document = _parse(file)
     inside = file.name == FILES[1]
     tables = document.get("tool", {}).get(TABLE, {}) if inside else document
@@ -62,6 +63,9 @@ def read(file: Path, section: str, kind: type[T]) -> Section[T] | None:
             raise _invalid(f"{file}: unknown section '{place}{name}'", hint)
     if section not in tables:
         return None
+    if isinstance(tables[section], dict) and isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.VarTupleType):
+        name = f"{place}{section}"
+        raise _invalid(f"{file}: [{name}] is one table, and there may be several", f"write [[{name}]]")
     try:
         return Section(msgspec.convert(tables[section], kind), file)
     except msgspec.ValidationError as error:

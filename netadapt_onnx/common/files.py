@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.tmp", re.DOTALL)
@@ -75,7 +76,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise NetadaptError(f"{path} exists", hint="choose another path or pass --overwrite", code="exists")
     if not path.parent.is_dir():
-        raise NetadaptError(f"{path.parent}: no such folder", code="missing-file")
+        raise missing_file(path.parent, what="no such folder")
 
 
 def remove_leftovers(folder: Path, name: str | None = None, *, below: bool = False) -> None:

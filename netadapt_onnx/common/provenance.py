@@ -13,7 +13,7 @@ import onnx
 
 from netadapt_onnx._version import __version__
 from netadapt_onnx.common.files import digest
-from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.common.missing_files import missing_file
 
 
 def provenance(source_sha256: str, *, command: str, budget: str = "") -> dict[str, str]:
@@ -33,7 +33,7 @@ def stored_bytes(metadata: Mapping[str, str]) -> int:
 def file_hash(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal. Raises NetadaptError if there is none."""
     if not file.is_file():
-        raise NetadaptError(f"{file}: no such file", code="missing-file")
+        raise missing_file(file)
     return digest(file)
 
 

@@ -29,6 +29,11 @@ def count(value: float) -> str:
     return f"{value:.3g}"
 
 
+def plural(number: int, noun: str) -> str:
+    """A number of things: 1 model, 2 models."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size(value: float) -> str:
     """Bytes with a decimal prefix: 1 MB is 10^6 bytes."""
     return count(value) + ("B" if abs(value) >= 1e3 else " B")
@@ -37,6 +42,11 @@ def size(value: float) -> str:
 def milliseconds(value: float | None) -> str:
     """A time in ms with three significant digits."""
     return "" if value is None else f"{value:.3g} ms"
+
+
+def millijoules(value: float) -> str:
+    """An energy in mJ with three significant digits."""
+    return f"{value:.3g} mJ"
 
 
 def percent(value: float | None) -> str:
@@ -56,7 +66,9 @@ def ratio(after: float, before: float) -> str:
 
 def amount(resource: str, value: float) -> str:
     """An amount of a resource, perhaps of a named device (`latency@pi`), with its unit."""
-    form = {"size": size, "memory": size, "latency": milliseconds}.get(resource.partition("@")[0], count)
+    form = {"size": size, "memory": size, "latency": milliseconds, "energy": millijoules}.get(
+        resource.partition("@")[0], count
+    )
     return form(value)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError, one_line
 
 # Names under which modules of users' files stand in `sys.modules`.
@@ -22,7 +23,7 @@ def code_file(name: str) -> Path:
     if not file or not function:
         raise NetadaptError(f"'{name}' is not FILE.py:FUNCTION", code="usage")
     if not Path(file).is_file():
-        raise NetadaptError(f"{file}: no such file", code="missing-file")
+        raise missing_file(file)
     return Path(file)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from netadapt_onnx.common.files import digest
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.batch_layout import Layout
 from netadapt_onnx.data.dataset import SPLITS, Dataset, Split, UserFunctions, split_validation
@@ -154,7 +155,7 @@ def _read_splits(
         return user_splits(source, specs, outputs)
     path = Path(source.path)
     if not path.exists():
-        raise NetadaptError(f"--data {path}: no such file", code="missing-file")
+        raise missing_file(path, flag="--data")
     complete = source.with_metadata(metadata)
     if path.is_dir():
         splits, data_hash = _read_folder(path, complete, specs, outputs, metadata)

@@ -14,6 +14,7 @@ import msgspec
 
 from netadapt_onnx.common.escape import escape_json
 from netadapt_onnx.common.files import write_atomically
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.common.resources import amounts
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.jobs import CountJob
@@ -127,9 +128,7 @@ def reference(model: Path, settings: Settings, sandbox: Sandbox, scratch: Path) 
 def read(file: Path) -> dict[str, BaselineModel]:
     """Read the models of a baseline file by key. Raises NetadaptError for a file that is none."""
     if not file.is_file():
-        raise NetadaptError(
-            f"--baseline {file}: no such file", hint="make it with --update-baseline", code="missing-file"
-        )
+        raise missing_file(file, flag="--baseline", otherwise="make it with --update-baseline")
     try:
         content = msgspec.json.decode(file.read_bytes(), type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

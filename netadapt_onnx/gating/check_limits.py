@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from netadapt_onnx.common import render
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.baseline import Reference
 from netadapt_onnx.gating.limits import Limit
 from netadapt_onnx.gating.matching import match_layers
@@ -59,11 +60,11 @@ def relative_increase(now: Interval, then: Interval) -> Interval:
     return Interval(now.median / then.median - 1, now.low / then.high - 1, now.high / then.low - 1)
 
 
-def inconclusive_check(limit: Limit, reason: str, code: str) -> Check:
+def inconclusive_check(limit: Limit, error: NetadaptError) -> Check:
     """The check of a limit that could not be measured, and is therefore never kept."""
     low, high = (limit.value, None) if limit.kind == "min" else (None, limit.value)
     unit: Unit = "fraction" if limit.kind != "max" else _unit(limit.resource)
-    return Check(limit.name, None, high, False, reason, min=low, unit=unit, code=code)
+    return Check(limit.name, None, high, False, error.message, min=low, unit=unit, code=error.code, hint=error.hint)
 
 
 def new_model_check(limit: Limit) -> Check:

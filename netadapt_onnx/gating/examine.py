@@ -15,7 +15,7 @@ from netadapt_onnx.gating.measurements import Measurements
 from netadapt_onnx.gating.result import Blame, Check, ModelResult, Problem, Resources
 from netadapt_onnx.gating.revision import unusable
 from netadapt_onnx.gating.sandbox import Sandbox
-from netadapt_onnx.gating.settings import Rule
+from netadapt_onnx.gating.settings import Rule, relative
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _result(
         blame,
         timing.latency_ms if timing else None,
         score,
-        next((Problem(c.code, f"{c.limit}: {c.message}", c.advice) for c in checks if not c.conclusive), None),
+        next((Problem(c.code, f"{c.limit}: {c.message}", c.hint) for c in checks if not c.conclusive), None),
     )
 
 
@@ -99,7 +99,7 @@ def _check(limit: Limit, measurements: Measurements) -> Check:
             return replace(check, message=f"{check.message}; {note}") if note else check
         return _check_growth(limit, measurements)
     except NetadaptError as error:
-        return check_limits.inconclusive_check(limit, str(error), error.code)
+        return check_limits.inconclusive_check(limit, error)
 
 
 def _count(limit: Limit, measurements: Measurements) -> float:
@@ -109,13 +109,17 @@ def _count(limit: Limit, measurements: Measurements) -> float:
     return value
 
 
+def _shown(baseline: str | None) -> str:
+    return str(baseline) if baseline is None or baseline.startswith("git:") else str(relative(Path(baseline)))
+
+
 def _check_growth(limit: Limit, measurements: Measurements) -> Check:
     reference = measurements.reference
     if reference is None and measurements.settings.allow_new:
         return check_limits.new_model_check(limit)
     if reference is None:
         raise unusable(
-            f"the baseline {measurements.settings.baseline} does not have this model",
+            f"the baseline {_shown(measurements.settings.baseline)} does not have this model",
             "add it with --update-baseline, or allow new models with --allow-new",
         )
     if limit.resource == "latency":

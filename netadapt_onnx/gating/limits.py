@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from netadapt_onnx.common.amounts import EXAMPLES, parse_amount
+from netadapt_onnx.common.amounts import EXAMPLES, parse_amount, parse_share, unit_hint
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 
 Kind = Literal["max", "max-increase", "min"]
@@ -61,6 +61,8 @@ def _limit(kind: Kind, name: str, value: str | float) -> Limit:
     if name not in _RESOURCES[kind]:
         hint = did_you_mean(name, _RESOURCES[kind], f"known: {', '.join(_RESOURCES[kind])}")
         raise _invalid(f"{kind} {name}={value}: there is no such resource to limit", hint)
+    if kind == "max" and isinstance(value, str) and (hint := unit_hint(name, value)):
+        raise _invalid(f"max {name}={value} has no unit", hint)
     amount = _amount(kind, name, value)
     if amount is None or not math.isfinite(amount) or amount < 0 or (kind == "min" and amount > 1):
         raise _invalid(
@@ -75,17 +77,16 @@ def _example(kind: Kind, resource: str) -> str:
 
 
 def _amount(kind: Kind, name: str, value: str | float) -> float | None:
-    """A limit in base units, and a share as a fraction (`2%` and `0.02` alike); None for what is neither."""
+    """A limit in base units, and a share as a fraction (`2%`, `0.02x` and `0.02` alike); None for what is neither."""
     if not isinstance(value, str):
         return float(value)
     if kind == "max":
         parsed = parse_amount(name, value)
         return parsed[0] if parsed is not None and not parsed[1] else None
-    text = value.strip()
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return None
+    share = parse_share(value)
+    if kind == "max-increase" and value.strip().lower().endswith("x") and share is not None and share >= 1:
+        return None  # 1.02x is meant as a size, and would allow it to double
+    return share
 
 
 def _invalid(message: str, hint: str) -> NetadaptError:

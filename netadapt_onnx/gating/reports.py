@@ -20,7 +20,8 @@ from netadapt_onnx.gating.result import Gate
 def report(result: Gate, form: str, *, to_file: bool = False) -> str:
     """Format the result; colours only for text on a terminal, and not under NO_COLOR."""
     if form == "text":
-        return text(result, colour=not to_file and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+        colour = not to_file and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        return text(result, colour=colour, to_file=to_file)
     if form == "json":
         return document(result, result.ok, result.error)
     return {"github": github, "junit": junit, "markdown": markdown}[form](result)

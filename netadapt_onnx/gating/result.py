@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from netadapt_onnx.common.render import plural
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.records import Interval, Score
 
@@ -38,6 +39,7 @@ class Check:
         baseline: the baseline's amount, in the resource's own unit.
         advice: the configuration's message.
         code: why nothing could be measured, in one word.
+        hint: what to do where nothing could be measured.
     """
 
     limit: str
@@ -50,11 +52,17 @@ class Check:
     baseline: float | None = None
     advice: str = ""
     code: str = ""
+    hint: str = ""
 
     @property
     def conclusive(self) -> bool:
         """Whether the limit could be measured; if not, `code` is one word why."""
         return not self.code
+
+    @property
+    def reason(self) -> str:
+        """The message, with what to do where nothing could be measured."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
     @property
     def excess(self) -> float:
@@ -127,14 +135,26 @@ class ModelResult:
         return tuple(check for check in self.checks if not check.ok)
 
     @property
+    def excesses(self) -> list[str]:
+        """The message of each limit that is exceeded."""
+        return [check.message for check in self.failures if check.conclusive]
+
+    @property
+    def obstacles(self) -> list[str]:
+        """Why it or its limits could not be judged, each reason once."""
+        unread = [] if self.unread is None else [self.unread.message]
+        return list(dict.fromkeys([*unread, *(check.reason for check in self.failures if not check.conclusive)]))
+
+    @property
     def reasons(self) -> list[str]:
-        """Why it is not `ok`: what could not be read, or the message of each failure."""
-        return [problem.message for problem in (self.unread, *self.failures) if problem is not None]
+        """Why it is not `ok`: the limits that are exceeded, and what could not be judged."""
+        return [*self.excesses, *self.obstacles]
 
     @property
     def advice(self) -> list[str]:
         """What the configuration says to those who exceed its limits, each once."""
-        return list(dict.fromkeys(check.advice for check in self.failures if check.advice))
+        exceeded = [check for check in self.failures if check.conclusive]
+        return list(dict.fromkeys(check.advice for check in exceeded if check.advice))
 
     @property
     def excess(self) -> float:
@@ -171,5 +191,6 @@ class Gate:
         first = broken[0]
         assert first.error is not None
         about = "" if str(first.path) in first.error.message else f"{first.path}: "
-        more = f" (and {len(broken) - 1} other models could not be judged)" if len(broken) > 1 else ""
+        others = plural(len(broken) - 1, "other model")
+        more = f" ({others} could not be judged either)" if len(broken) > 1 else ""
         return NetadaptError(f"{about}{first.error.message}{more}", hint=first.error.hint, code=first.error.code)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,9 @@ def target_device(name: str, file: Path | None) -> TargetDevice | None:
 def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
     folder = file.resolve().parent
     patterns = (entry.model,) if isinstance(entry.model, str) else entry.model
-    limits = parse_limits({"max": entry.max, "max-increase": entry.max_increase, "min": entry.min})
+    limits = parse_limits(
+        {"max": _with_bytes_as_texts(entry.max), "max-increase": entry.max_increase, "min": entry.min}
+    )
     if not limits:
         raise NetadaptError(
             f"{file}: the gate for {', '.join(patterns)} limits nothing",
@@ -132,6 +135,14 @@ def _rule(entry: Entry, file: Path, default_baseline: str | None) -> Rule:
         entry.batch_size,
     )
     return Rule(tuple(str(folder / pattern) for pattern in patterns), limits, settings, entry.message)
+
+
+def _with_bytes_as_texts(limits: Mapping[str, str | float]) -> dict[str, str | float]:
+    """Limits in which a number of bytes is written as an option would be, so that a few are asked for their unit."""
+    return {
+        name: f"{value:.15g}" if name in ("size", "memory") and not isinstance(value, str) else value
+        for name, value in limits.items()
+    }
 
 
 def _source(entry: Entry, path: Path) -> DataSource:
@@ -158,7 +169,24 @@ def override(rule: Rule, limits: Sequence[Limit], changes: Mapping[str, Any]) ->
 
 
 def expand(pattern: str) -> tuple[Path, ...]:
-    """List the files that a path or a pattern names, in order."""
+    """List the files that a path or a pattern names, in order; a folder stands for the models in it, however deep."""
+    if Path(pattern).is_dir():
+        return tuple(sorted(_models_in(Path(pattern))))
     # A file may be called a[1].onnx.
     names = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 -- absolute patterns too
     return tuple(Path(name) for name in names if Path(name).is_file())
+
+
+def relative(file: Path) -> Path:
+    """A path as a user in this folder would write it."""
+    try:
+        return file.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return file
+
+
+def _models_in(folder: Path) -> Iterator[Path]:
+    """The models in a folder: neither hidden ones nor what links lead to."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in files if name.endswith(".onnx") and not name.startswith("."))

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph import validity
 from netadapt_onnx.graph.external_data import (
@@ -123,7 +124,7 @@ def _named(file: Path) -> Iterator[None]:
 
 def _contents(file: Path) -> bytes:
     if not file.is_file():
-        raise NetadaptError(f"{file}: no such file", code="missing-file")
+        raise missing_file(file)
     if file.stat().st_size > PROTOBUF_LIMIT:
         message = f"{file} holds {file.stat().st_size} bytes, more than an ONNX file can (2 GiB)"
         raise NetadaptError(message, hint="keep the weights as external data", code="not-onnx")

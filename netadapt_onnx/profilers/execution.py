@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from netadapt_onnx.common.files import digest
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers import agent
 from netadapt_onnx.profilers.providers import Provider, provider
@@ -40,7 +41,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.library is not None and not Path(self.library).is_file():
-            raise NetadaptError(f"{self.library}: no such library", code="missing-file")
+            raise missing_file(self.library, what="no such library")
         self.all_options  # noqa: B018 - raises
 
     @property

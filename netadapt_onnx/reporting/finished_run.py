@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, RESULT_FILE
 from netadapt_onnx.search.run_directory.journal import AGAIN, read_identity, read_journal
@@ -50,7 +51,7 @@ def read_finished_run(run: Path, name: str) -> FinishedRun:
         NetadaptError: The folder is not a run directory, the run has not ended yet, or its files are damaged.
     """
     if not (run / IDENTITY_FILE).is_file():
-        raise NetadaptError(f"{run} is not a run", hint="name the directory given with -o", code="missing-file")
+        raise missing_file(run, what="not a run directory", otherwise="name the directory given with -o")
     if not (run / RESULT_FILE).is_file():
         raise NetadaptError(f"{run} has no result yet", hint="finish it with --resume", code="missing-file")
     document = read_identity(run / IDENTITY_FILE)

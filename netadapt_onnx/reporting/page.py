@@ -123,7 +123,9 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}">{escaped(text)}</p>' if kind else f"<p>{escaped(text)}</p>"
 
 
-def page(title: str, parts: Iterable[str], data: object, *, interactive: bool = False) -> str:
+def page(
+    title: str, parts: Iterable[str], data: object, *, interactive: bool = False, scripts: Sequence[str] = ()
+) -> str:
     """The whole document.
 
     Args:
@@ -131,17 +133,20 @@ def page(title: str, parts: Iterable[str], data: object, *, interactive: bool = 
         parts: The sections as HTML.
         data: What the page shows, for programs: it is embedded as JSON.
         interactive: Whether Vega's runtime is embedded, so that charts react to the mouse.
+        scripts: Other scripts, which may run WebAssembly of their own.
     """
-    scripts = list(_vega_runtime()) if interactive else []
-    allowed = "".join(f" '{_hash(script)}'" for script in scripts)
-    policy = f"{POLICY}; script-src{allowed}" if interactive else POLICY
+    embedded = [
+        script.replace("</script", "<\\/script") for script in [*scripts, *(_vega_runtime() if interactive else ())]
+    ]
+    allowed = "".join(f" '{_hash(script)}'" for script in embedded) + " 'wasm-unsafe-eval'" * bool(scripts)
+    policy = f"{POLICY}; script-src{allowed}" if embedded else POLICY
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escaped(title)}</title><style>{STYLE}</style></head><body><h1>{escaped(title)}</h1>"
         f'{"".join(parts)}<script type="application/json" id="data">{json_for_script(data)}</script>'
-        f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>\n"
+        f"{''.join(f'<script>{script}</script>' for script in embedded)}</body></html>\n"
     )
 
 
@@ -149,7 +154,7 @@ def _vega_runtime() -> Iterator[str]:
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    yield bundle.replace("</script", "<\\/script")
+    yield bundle
     yield INTERACTIVE_SCRIPT
 
 

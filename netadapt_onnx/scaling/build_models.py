@@ -77,11 +77,12 @@ class ModelBuilder:
         counted = cost(proto, fold(proto, self.network.shapes).shapes)
         latency_ms = None
         if share is not None:
-            latency_ms = share * self.latency.reference_ms
+            latency_ms = share.value * self.latency.reference_ms
         elif accuracy is not None:
             share, latency_ms = self.latency.measure_briefly(name, widths)
         resources = counted.to_resources(file.stat().st_size, latency_ms)
-        return ScaledModel(str(budget), method, warmup_epochs, resources, share, widths, accuracy, file)
+        ratio, interval = (None, None) if share is None else (share.value, (share.low, share.high))
+        return ScaledModel(str(budget), method, warmup_epochs, resources, ratio, widths, accuracy, file, interval)
 
     def _name(self, budget: Budget, method: Method, warmup_epochs: int | None) -> str:
         """The name of a model's folder and of its entries in the journal."""

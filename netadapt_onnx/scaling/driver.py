@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.json_output import write_json
 from netadapt_onnx.common.resources import LATENCY
+from netadapt_onnx.graph.cost import cost
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.scaling.baselines import baseline_widths
 from netadapt_onnx.scaling.build_models import ModelBuilder
@@ -18,7 +19,8 @@ from netadapt_onnx.scaling.neuralscale import DescentResult, law_of, law_search,
 from netadapt_onnx.scaling.options import Method, ScaleOptions
 from netadapt_onnx.scaling.plots import write_plots
 from netadapt_onnx.scaling.power_law import Law, law_toml
-from netadapt_onnx.scaling.result import PLOTS, ScaledModel, ScaleResult
+from netadapt_onnx.scaling.result import PLOTS, OriginalNetwork, ScaledModel, ScaleResult
+from netadapt_onnx.scaling.slower import slower_note
 from netadapt_onnx.scaling.target_widths import AllowedWidths, WidthSearch, allowed_widths, uniform_path
 from netadapt_onnx.scaling.train_networks import NetworkTrainer
 from netadapt_onnx.scaling.width_record import WidthRecord
@@ -58,14 +60,26 @@ class ScaleDriver:
         models = [model for method, warm_up in self._searches() for model in self._models(method, warm_up)]
         folder = self.run.path
         notes = [*(self._law.notes if self._law.groups else ()), *(self.trainer.notes if self.trainer else ())]
+        original = self._original(models)
         notes += self.latency.notes
+        notes += [note for model in models if (note := slower_note(model, original))]
         notes += write_plots(folder / PLOTS, models, self._law, self._descent)
-        result = ScaleResult(self._law.groups, tuple(models), self.run.seconds(), tuple(dict.fromkeys(notes)))
+        unique = tuple(dict.fromkeys(notes))
+        result = ScaleResult(self._law.groups, tuple(models), self.run.seconds(), unique, original)
         relative = tuple(replace(m, model=None if m.model is None else m.model.relative_to(folder)) for m in models)
         write_json(folder / RESULT_FILE, replace(result, models=relative))
         for file in (*sorted((folder / PLOTS).glob("*.json")), folder / RESULT_FILE):
             self.run.journal.seal(file)
         return result
+
+    def _original(self, models: Sequence[ScaledModel]) -> OriginalNetwork:
+        """The network that was scaled; its latency is known where one of the others was timed beside it."""
+        timed = ((one.resources.latency_ms, one.latency_ratio) for one in models)
+        latency_ms = next((ms / ratio for ms, ratio in timed if ms and ratio), None)
+        folded = self.network.trace.folded
+        resources = cost(folded.proto, folded.shapes).to_resources(self.network.source.size_bytes, latency_ms)
+        accuracy = None if self.trainer is None else self.trainer.original_accuracy()
+        return OriginalNetwork(resources, self.network.widths, accuracy)
 
     def _searches(self) -> Iterator[tuple[Method, int | None]]:
         """Every method, with every warm-up where it is searched."""

@@ -12,7 +12,7 @@ import onnx
 from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.graph.original_file import AsGiven
 from netadapt_onnx.graph.runtime import random_inputs
-from netadapt_onnx.profilers.estimate import estimate
+from netadapt_onnx.profilers.estimate import Estimate, estimate
 from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.statistics import Ratio
 from netadapt_onnx.profilers.table.predict import Table
@@ -65,7 +65,7 @@ class LatencyMeasurements:
 
     def widths_for(
         self, name: str, budget: Budget, search: WidthSearch, predict: Callable[[Widths], float], original_ms: float
-    ) -> tuple[Widths, float]:
+    ) -> tuple[Widths, Estimate]:
         """Find the widths whose measured time is nearest to a target.
 
         The table proposes; each measurement corrects the time that the table is asked for next.
@@ -78,11 +78,11 @@ class LatencyMeasurements:
             original_ms: The predicted time of the original file.
 
         Returns:
-            The widths, and their share of the original's time.
+            The widths, and the estimate of their share of the original's time.
         """
         limit = budget.limit(original_ms)
         goal = limit
-        measured: dict[str, tuple[float, Widths, float]] = {}
+        measured: dict[str, tuple[float, Widths, Estimate]] = {}
         for _ in range(ATTEMPTS):
             widths = nearest(
                 widest(search.path, predict, goal, search.start, str(budget)), search.allowed, predict, goal, NEAR
@@ -91,8 +91,8 @@ class LatencyMeasurements:
             if key in measured:
                 break
             measurement = msgspec.convert(self.run.once(key, partial(self._measure, widths)), Ratio)
-            share, ms = (estimate(measurement, None, relative=relative).value for relative in (True, False))
-            amount = share * original_ms if budget.relative else ms
+            share, time_ms = (estimate(measurement, None, relative=relative) for relative in (True, False))
+            amount = share.value * original_ms if budget.relative else time_ms.value
             measured[key] = (abs(amount / limit - 1), widths, share)
             self.log(f"{name}: {amount:.4g} ms measured for {limit:.4g}")
             if measured[key][0] <= NEAR:
@@ -101,14 +101,14 @@ class LatencyMeasurements:
         _, widths, share = min(measured.values(), key=lambda entry: entry[0])
         return widths, share
 
-    def measure_briefly(self, name: str, widths: Mapping[str, int]) -> tuple[float, float]:
+    def measure_briefly(self, name: str, widths: Mapping[str, int]) -> tuple[Estimate, float]:
         """A network's share of the original's time, and its time in ms on the same scale for all networks of a run."""
         measurement = msgspec.convert(
             self.run.once(f"latency/{name}", partial(self._measure, widths, BRIEF_SESSIONS, BRIEF_S)), Ratio
         )
         original_ms = self.run.once("latency/original", lambda: measurement.reference.median_ms)
-        share = estimate(measurement, None, relative=True).value
-        return share, share * (self.reference_ms if self.table is not None else original_ms)
+        share = estimate(measurement, None, relative=True)
+        return share, share.value * (self.reference_ms if self.table is not None else original_ms)
 
     def _measure(
         self, widths: Mapping[str, int], sessions: int = CAREFUL_SESSIONS, seconds: float = CAREFUL_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,11 +42,16 @@ def neuralscale(
     size = network.params(network.widths)
     law, widths, records = Law(()), [network.widths], []
     for iteration in range(iterations):
+        started = time.monotonic()
         proto = trainer.initialised(network.at(widths[-1]))
         record = trainer.descend(f"{key}/{iteration}", proto, warm_up_epochs=warm_up_epochs, share=REMOVED_SHARE)
         records.append(with_all_groups(record, network))
         law = law_of(network, records[-1])
         search = law_search(law, network, network.allowed)
+        if not iteration and iterations > 1:
+            seconds = time.monotonic() - started
+            left_min = (iterations - 1) * seconds / 60
+            trainer.log(f"descent 1 of {iterations} took {seconds:.0f} s; the others take about {left_min:.0f} min")
         widths.append(widest(search.path, network.params, size, search.start, f"params={size:.0f}"))
     return DescentResult(law, tuple(widths), tuple(records))
 

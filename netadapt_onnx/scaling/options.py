@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from netadapt_onnx.common.budget import Budget, parse_budgets
 from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.common.options import (
+    SEARCH,
     File,
     SharedOptions,
     check_choice,
@@ -39,39 +40,64 @@ class ScaleOptions:
         NetadaptError: A value is out of its bounds.
     """
 
+    SECTION: ClassVar[str] = SEARCH
+
     target: str | Sequence[str] = option(
-        (), "params=0.25x, latency=8ms, macs=2x ...; a model for each.", metavar="RESOURCE=V", is_repeated=True
+        (),
+        "How large the network may be: params=0.25x, latency=8ms, macs=2x. May be repeated; each target makes a model.",
+        metavar="RESOURCE=V",
+        is_repeated=True,
     )
     method: Method | Sequence[Method] = option(
         "neuralscale",
-        "How widths are distributed; several are compared.",
+        "How the widths are distributed over the layers. May be repeated to compare methods.",
         choices=METHODS,
         is_repeated=True,
         default_text="neuralscale",
     )
-    iterations: int = option(15, "Rounds of architecture descent; 1 for a first look.", at_least=1)
+    iterations: int = option(15, "Rounds of architecture descent. One is enough for a first look.", at_least=1)
     warmup_epochs: Sequence[int] = option(
-        (10,), "Training before filters go; a sweep of it.", metavar="N[,N...]", default_text="10"
+        (10,),
+        "Epochs of training before filters are removed; several values are compared.",
+        metavar="N[,N...]",
+        default_text="10",
     )
-    batches: int = option(50, "Batches between two removals of filters.", at_least=1)
-    epochs: int = option(30, "Training from scratch of every model.", at_least=0)
+    batches: int | None = option(
+        None,
+        "Batches to train between two removals of filters.",
+        metavar="N",
+        at_least=1,
+        default_text="a quarter of an epoch, at most 50",
+    )
+    epochs: int = option(30, "Epochs for which every model is trained from scratch.", at_least=0)
     lr: float = option(0.1, "The highest learning rate.", above=0)
-    seeds: int = option(1, "Trainings of every model.", at_least=1)
+    seeds: int = option(1, "How often every model is trained, each time from another seed.", at_least=1)
     seed: int = same_option(SharedOptions, "seed")
     ep: str = same_option(SharedOptions, "ep")
     threads: int = same_option(SharedOptions, "threads")
     out: File | None = option(None, "The run's directory.", on_command_line=False, changes_result=False)
     law: File | None = option(
-        None, "A law found before (RUN/widths.toml).", metavar="TOML", is_path=True, changes_result=False
+        None,
+        "Use the law that an earlier run found (RUN/widths.toml).",
+        metavar="TOML",
+        is_path=True,
+        changes_result=False,
     )
     fit: File | None = option(
-        None, "Recorded widths to fit a law to.", metavar="CSV", is_path=True, changes_result=False
+        None,
+        "Fit the law to widths that were recorded in this file.",
+        metavar="CSV",
+        is_path=True,
+        changes_result=False,
     )
     table: File | None = option(
-        None, "Latency table from `profile`; built if need be.", is_path=True, changes_result=False
+        None,
+        "Latency table from `profile`; without one, it is measured where a target needs it.",
+        is_path=True,
+        changes_result=False,
     )
     force: bool = same_option(SharedOptions, "force")
-    resume: bool = option(False, "Continue the run in RUN; start it if there is none.", changes_result=False)
+    resume: bool = option(False, "Continue the run in RUN, or start it if there is none.", changes_result=False)
     shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes", changes_result=False)
     batch_size: int = same_option(SharedOptions, "batch_size", changes_result=False)
     progress: Progress | None = same_option(SharedOptions, "progress")

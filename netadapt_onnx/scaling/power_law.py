@@ -11,6 +11,7 @@ import numpy as np
 
 from netadapt_onnx.common.escape import toml_string
 from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.width_record import WidthRecord
 
@@ -104,6 +105,8 @@ def read_law(file: Path, family: str, groups: Sequence[str]) -> Law:
     Raises:
         NetadaptError: The file holds something else, or the law of another model.
     """
+    if not file.is_file():
+        raise missing_file(file, flag="--law", code="law")
     try:
         law = msgspec.convert(tomllib.loads(file.read_text()), Law)
     except (OSError, *UNREADABLE) as error:

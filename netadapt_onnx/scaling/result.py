@@ -30,7 +30,7 @@ class ScaledModel:
     """The network for one target. Without data `accuracy` is None, and the weights are not trained.
 
     `resources.latency_ms` is measured in turn with the original, carefully for a latency target and briefly for other
-    trained networks; `latency_ratio` is its share of the original's time.
+    trained networks; `latency_ratio` is its share of the original's time, and `latency_ratio_ci95` where that lies.
     """
 
     target: str
@@ -41,6 +41,16 @@ class ScaledModel:
     widths: Mapping[str, int]
     accuracy: AccuracySpread | None
     model: Path | None
+    latency_ratio_ci95: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class OriginalNetwork:
+    """The network that was scaled, as it is in its file: what the others are compared with."""
+
+    resources: Resources
+    widths: Mapping[str, int]
+    accuracy: AccuracySpread | None
 
 
 @dataclass(frozen=True)
@@ -51,3 +61,4 @@ class ScaleResult:
     models: tuple[ScaledModel, ...] = ()
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    original: OriginalNetwork | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -80,13 +80,9 @@ class NetworkTrainer:
 
             options = self.options
             schedule = DescentSchedule(
-                warm_up_epochs,
-                lr=options.lr,
-                pruning_lr=options.lr / 10,
-                batches=options.batches,
-                share=share,
-                sparing=sparing,
+                warm_up_epochs, lr=options.lr, pruning_lr=options.lr / 10, share=share, sparing=sparing
             )
+            schedule = replace(schedule, batches=options.batches or schedule.usual_batches(len(self.dataset.train)))
             self.log(f"descent {key}: {warm_up_epochs} epochs, then filters go")
             widths = descend(
                 self.network.traced(proto),
@@ -127,6 +123,14 @@ class NetworkTrainer:
         values = [score["reported"] for score in scores]
         std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         return AccuracySpread(float(np.mean(values)), std, scores[-1]["metric"], split, tuple(values)), model
+
+    def original_accuracy(self) -> AccuracySpread:
+        """The accuracy of the network that is scaled, on the samples that the others are scored on."""
+        split, test = self.dataset.final_split
+        value, metric = self.run.once(
+            "accuracy/original", lambda: list(self._accuracy(self.network.trace.folded.proto, test))
+        )
+        return AccuracySpread(value, 0.0, metric, split, (value,))
 
     def _train_seed(
         self, name: str, proto: onnx.ModelProto, folder: Path, seed: int, test: Split

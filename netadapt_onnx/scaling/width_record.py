@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 
 TAU = "params"
@@ -51,6 +52,8 @@ def read_record(file: Path) -> WidthRecord:
     Raises:
         NetadaptError: The file is not such a table; the message names the line.
     """
+    if not file.is_file():
+        raise missing_file(file, flag="--fit", code="record")
     try:
         with file.open(newline="") as lines:
             rows = list(csv.reader(lines))

@@ -262,7 +262,7 @@ def matching(trace: Trace, pattern: str, flag: str) -> tuple[str, ...]:
         if names:
             return names
     prunable = [group.name for group in trace.prunable]
-    hint = did_you_mean(pattern, prunable, "`netadapt-onnx inspect` lists them")
+    hint = did_you_mean(pattern, prunable, "`netadapt-onnx inspect MODEL` lists them")
     raise NetadaptError(f"{flag} {pattern}: the model has no such group", hint=hint, code="unknown-group")
 
 

@@ -114,7 +114,10 @@ class IterationLoop:
         least = self._context.options.min_accuracy  # R2 may be below zero: no floor is not a floor of zero
         if least is None or step.accepted.accuracy >= least:
             return False
-        self._stop("accuracy-floor", f"the next step would leave {step.accepted.accuracy:.4f}, below the floor")
+        accuracy = f"{step.accepted.accuracy:.4f}"
+        self._stop(
+            "accuracy-floor", f"The next iteration would leave an accuracy of {accuracy}, below --min-accuracy {least}"
+        )
         return True
 
     def _report(self, problem: Problem, steps: list[Step]) -> None:

@@ -60,7 +60,7 @@ def _groups(trace: Trace, name: str) -> list[Group]:
     stays = next((n for n in trace.flat.untraced if f"{name}/".startswith(f"{n}/")), None)
     if stays is not None:
         raise NetadaptError(f"'{stays}' stays as it is: {trace.flat.untraced[stays]}", code="unknown-group")
-    hint = did_you_mean(name, sorted(names), "`netadapt-onnx inspect` lists groups and layers")
+    hint = did_you_mean(name, sorted(names), "`netadapt-onnx inspect MODEL` lists groups and layers")
     raise NetadaptError(f"the model has no group, layer or tensor '{name}'", hint=hint, code="unknown-group")
 
 

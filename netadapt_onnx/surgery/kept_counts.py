@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netadapt_onnx.common.amounts import parse_amount
 from netadapt_onnx.common.budget import Budget
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
@@ -36,7 +37,7 @@ def checked_ratio(ratio: float) -> float:
 
 
 def at_counts(trace: Trace, keep: Mapping[str, int | float | str]) -> Counts:
-    """Counts as `keep` names them; a share ("0.5x", or a float below 1) is rounded up to the group's structural step.
+    """Counts as `keep` names them; a share ("0.5x", "50%", a float below 1) is rounded up to the group's step.
 
     Raises NetadaptError for a group that cannot be pruned, and for what is no count of it.
     """
@@ -53,23 +54,22 @@ def at_counts(trace: Trace, keep: Mapping[str, int | float | str]) -> Counts:
 
 def _count(group: Group, value: int | float | str) -> int:
     text = str(value)
+    amount = parse_amount("channels", text)
     wrong = NetadaptError(
         f"--keep {group.name}={text}: not a count of {group.channels} channels",
-        hint=f"from {group.floor} to {group.channels} in steps of {group.step}, or a share such as 0.5x",
+        hint=f"from {group.floor} to {group.channels} in steps of {group.step}, or a share such as 0.5x or 50%",
         code="usage",
     )
-    try:
-        if text.endswith("x") or (isinstance(value, float) and value < 1):
-            share = float(text.removesuffix("x"))
-            if not 0 < share <= 1:
-                raise wrong
-            return rounded(group, share * group.channels)
-        count = int(text)
-    except ValueError as error:
-        raise wrong from error
-    if count % group.step or not group.floor <= count <= group.channels:
+    if amount is None:
         raise wrong
-    return count
+    number, is_share = amount
+    if is_share or (isinstance(value, float) and value < 1):
+        if not 0 < number <= 1:
+            raise wrong
+        return rounded(group, number * group.channels)
+    if number % group.step or not group.floor <= number <= group.channels:
+        raise wrong
+    return int(number)
 
 
 def rounded(group: Group, channels: float, step: int | None = None) -> int:

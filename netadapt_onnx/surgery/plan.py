@@ -11,6 +11,7 @@ import numpy as np
 
 from netadapt_onnx.common.escape import escape_joined, toml_string
 from netadapt_onnx.common.json_output import UNREADABLE
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.criteria.scores import Criterion
@@ -98,7 +99,7 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise NetadaptError(f"{file}: no such file", code="missing-file") from error
+        raise missing_file(file) from error
     except UNREADABLE as error:
         raise NetadaptError(f"{file} is not TOML: {error}", code="bad-plan") from error
     if not set(content) <= {"groups", "branches"} or not isinstance(content.get("groups"), Mapping):

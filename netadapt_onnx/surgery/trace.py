@@ -59,7 +59,7 @@ class Trace:
         """A group by name; NetadaptError with the nearest names if there is none."""
         if name in self._group_of_name:
             return self._group_of_name[name]
-        hint = did_you_mean(name, [g.name for g in self.groups], "`netadapt-onnx inspect` lists them")
+        hint = did_you_mean(name, [g.name for g in self.groups], "`netadapt-onnx inspect MODEL` lists them")
         raise NetadaptError(f"the model has no group '{name}'", hint=hint, code="unknown-group")
 
     @cached_property

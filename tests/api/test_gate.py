@@ -15,6 +15,7 @@ import pytest
 import netadapt_onnx
 from gate_fixtures import document, run, save, small, wide
 from models import Builder
+from netadapt_onnx import cli
 from netadapt_onnx.errors import NetadaptError
 
 SIZE = len(small().SerializeToString())
@@ -91,6 +92,9 @@ BAD_USAGE = [
     (["gate", "m.onnx", "--max", "size"], "not RESOURCE=VALUE", "limit"),
     (["gate", "m.onnx", "--max", "size=0.5x"], "not an amount of size", "limit"),
     (["gate", "m.onnx", "--max", "size=-1MB"], "not an amount of size", "limit"),
+    (["gate", "m.onnx", "--max", "size=4"], "size=4 has no unit; write size=4MB, or size=4B", "limit"),
+    (["gate", "m.onnx", "--max", "latency=4"], "latency=4 has no unit; write latency=4ms", "limit"),
+    (["gate", "m.onnx", "--max-increase", "size=1.02x"], "write size=2%", "limit"),
     (["gate", "m.onnx", "--max", "size=1MB", "--max", "size=2MB"], "two limits max for size", "limit"),
     (["gate", "m.onnx", "--max-increase", "size=4MB"], "not a share", "limit"),
     (["gate", "m.onnx", "--min", "accuracy=91"], "not a share", "limit"),
@@ -147,6 +151,62 @@ def test_a_limit_that_nobody_could_measure_exits_2(
     assert broken["code"] == code
     if len(options) > 2 and options[0] == "--max" and options[2] == "--max-increase":
         assert checks(result)["size"]["ok"] is True  # what could be judged was
+
+
+def test_a_missing_baseline_is_said_once_and_teams_advise_only_where_something_is_exceeded(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(small(), workspace / "a.onnx")
+    save(small(), workspace / "b.onnx")
+    (workspace / "netadapt.toml").write_text(
+        '[[gate]]\nmodel = "*.onnx"\nmax = { size = "1 MB" }\nmax-increase = { size = "2%", macs = "2%" }\n'
+        'message = "Ask the edge team."\n'
+    )
+    for form in ("text", "markdown", "github"):
+        cli.run(["gate", "--format", form])
+        streams = capsys.readouterr()
+        said = streams.err if form == "text" else streams.out
+        assert said.count("there is no baseline") == 1
+        assert form != "text" or "there is no baseline" not in streams.out
+        assert "2 models could not be judged" in streams.out
+        assert "edge team" not in streams.out + streams.err
+    assert "(1 other model could not be judged either)" in run(capsys, "gate", code=2)
+    result = document(capsys, "gate", code=2)
+    assert [check["hint"][:8] for check in result["models"][0]["checks"]] == ["make one", "make one", ""]
+    assert result["error"]["hint"].startswith("make one with --update-baseline")
+    assert "Ask the edge team." in run(
+        capsys, "gate", "--max", "size=40kB", "--allow-new", "--baseline", "c.json", code=2
+    )
+
+
+def test_a_folder_stands_for_its_models(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(small(), workspace / "models" / "a.onnx")
+    save(small(), workspace / "models" / "deep" / "er" / "b.onnx")
+    save(small(), workspace / "models" / ".hidden" / "c.onnx")
+    (workspace / "models" / "notes.txt").write_text("no model")
+    (workspace / "empty").mkdir()
+    for folder in ("models", "models/", str(workspace / "models")):
+        paths = [model["path"] for model in document(capsys, "gate", folder, "--max", "size=1MB")["models"]]
+        assert [path.removeprefix(f"{workspace}/") for path in paths] == ["models/a.onnx", "models/deep/er/b.onnx"]
+    (workspace / "netadapt.toml").write_text('[[gate]]\nmodel = "models"\nmax = { size = "1 MB" }\n')
+    assert len(document(capsys, "gate")["models"]) == 2
+    assert "no model (*.onnx) lies in the folder empty" in run(capsys, "gate", "empty", "--max", "size=1MB", code=2)
+    assert "did you mean models?" in run(capsys, "gate", "model", "--max", "size=1MB", code=2)
+
+
+def test_what_to_run_next_works_and_never_leads_to_itself(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(small(), workspace / "m.onnx")
+    words = ["gate", "m.onnx", "--max", "size=1MB"]
+    seen = []
+    for _ in range(3):
+        text = run(capsys, *words)
+        words = text.partition("next: netadapt-onnx ")[2].split()
+        assert words not in seen
+        seen.append(words)
+        if "--max-increase" in words:
+            break
+    assert [words[2] for words in seen] == ["--update-baseline", "--max-increase"]
+    run(capsys, *words)
 
 
 def test_paths_that_are_no_text(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,6 +291,7 @@ BAD_CONFIG = [
     ('[[gate]]\nmodel = "*.onnx"\nmax = { size = "large" }', "not an amount of size"),
     ('[[gate]]\nmodel = "*.onnx"\nmax = { macs = "1" }\nshapes = { image = "1,3" }', "write it like 1x3x224x224"),
     ("[[gate]", "netadapt.toml"),
+    ('[gate]\nmodel = "*.onnx"\nmax = { size = "4 MB" }', "write [[gate]]"),
     ('[[gate]]\nmodel = "no/*.onnx"\nmax = { size = "4 MB" }', "no file matches no/*.onnx"),
 ]
 

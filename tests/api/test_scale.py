@@ -154,6 +154,13 @@ def test_every_method_meets_its_targets_up_and_down(network: Path, data: Path, t
     assert len({model.model for model in result.models}) == len(result.models)
     assert [g.name for g in result.groups] == ["conv1", "conv2", "conv3"]
     assert max(model.accuracy.mean for model in result.models if model.accuracy is not None) > 0.5
+    original = result.original
+    assert original is not None and original.accuracy is not None
+    assert (original.resources.params, original.resources.latency_ms is not None) == (original_params, True)
+    assert original.accuracy.mean == netadapt_onnx.evaluate(network, data, timed=False).models[0].accuracy
+    for model in result.models:
+        assert model.latency_ratio is not None and model.latency_ratio_ci95 is not None
+        assert model.latency_ratio_ci95[0] <= model.latency_ratio <= model.latency_ratio_ci95[1]
 
 
 def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, data: Path, tmp_path: Path) -> None:
@@ -182,6 +189,7 @@ def test_a_descent_is_recorded_and_resumed_to_the_same_widths(network: Path, dat
         "trained/params=0.5x/0",
         "latency/params=0.5x",
         "latency/original",
+        "accuracy/original",
     ]
     charts = {file.name for file in (tmp_path / "original_params" / "plots").iterdir()}
     names = ("accuracy-parameters", "accuracy-latency", "widths", "filters", "laws")

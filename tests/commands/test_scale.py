@@ -11,7 +11,9 @@ import onnx
 import pytest
 
 import models
+import netadapt_onnx
 from netadapt_onnx.cli import run as command
+from netadapt_onnx.common import render
 from netadapt_onnx.scaling import latency_target
 
 WIDTHS, EXPONENTS = (8, 12, 16), (0.3, 0.5, 0.65)
@@ -94,6 +96,20 @@ def test_the_text_names_laws_widths_and_files(capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     for expected in ("alpha", "conv3", "params=0.5x", "wrote run/models/params=2x/model.onnx"):
         assert expected in text
+    assert "group      original" in text
+    original = netadapt_onnx.inspect("net.onnx").model
+    (row,) = [line.split() for line in text.splitlines() if line.startswith("original ")]
+    assert " ".join(row[1:]) == f"{render.count(original.params)} {render.count(original.macs)}"
+    assert command(text.partition("next: netadapt-onnx ")[2].split()) == 0
+    capsys.readouterr()
+
+
+def test_what_to_run_next_has_the_data_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["scale", "net.onnx", "--data", "data.npz", "--task", "classification", "--target", "params=0.5x"]
+    assert command([*arguments, "-o", "run", "--warmup-epochs", "1", *FAST]) == 0
+    words = capsys.readouterr().out.partition("next: netadapt-onnx ")[2].split()
+    assert words[-4:] == ["--data", "data.npz", "--task", "classification"]
+    assert command([*words, "--no-latency"]) == 0
 
 
 def test_fewer_than_six_records_scale_uniformly_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:

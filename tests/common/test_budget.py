@@ -17,6 +17,7 @@ from netadapt_onnx.errors import NetadaptError
         ("params=300k", Budget("params", 3e5, False)),
         ("params=26308", Budget("params", 26308.0, False)),
         ("size=4.2MB", Budget("size", 4.2e6, False)),
+        ("size=500B", Budget("size", 500.0, False)),
         ("size=4 MiB", Budget("size", 4 * 2.0**20, False)),
         ("memory=.5X", Budget("memory", 0.5, True)),
     ],
@@ -31,7 +32,9 @@ def test_budgets_read_as_people_write_them(text: str, budget: Budget) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("latency=12", "not an amount of latency"),
+        ("latency=12", "latency=12 has no unit; write latency=12ms"),
+        ("size=4", "size=4 has no unit; write size=4MB, or size=4B for bytes"),
+        ("latency=12parsecs", "not an amount of latency"),
         ("latency", "not RESOURCE=VALUE"),
         ("latnecy=0.6x", "did you mean latency"),
         ("macs=0x", "not above zero"),

@@ -327,7 +327,7 @@ def test_a_value_of_another_kind_is_refused_in_words(name: str, value: Any) -> N
     assert refused.value.hint
 
 
-@pytest.mark.parametrize("name", ["threads", "decay", "finalists", "max_iterations"])
+@pytest.mark.parametrize("name", ["threads", "short_term_lr", "finalists", "max_iterations"])
 def test_a_text_that_is_no_number_is_refused(name: str) -> None:
     with pytest.raises(NetadaptError, match=f"{ADAPT[name].flag} soon: not a number"):
         AdaptOptions(budget=("macs=0.5x",), **{name: "soon"})

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import pytest
 
 import models
 from netadapt_onnx.scaling.descent import DescentSchedule, descend
@@ -27,6 +28,11 @@ def test_a_descent_records_every_removal_until_a_group_would_fall_below_its_floo
     assert len(record.tau) > 10 and (lost == 2).all()
     assert record.widths.min() >= 1 and (record.widths < 150).all()
     assert (record.tau == record.widths.sum(axis=1)).all()
+
+
+@pytest.mark.parametrize(("samples", "batches"), [(50_000, 49), (45_000, 44), (1_000_000, 50), (1197, 2), (100, 2)])
+def test_smaller_data_are_seen_as_often_between_two_removals_as_the_papers(samples: int, batches: int) -> None:
+    assert DescentSchedule().usual_batches(samples) == batches
 
 
 def test_a_sparing_descent_goes_on_past_groups_at_their_floor_and_records_all_of_it() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from netadapt_onnx.data.dataset import SPLITS, Labels, Scaling, Split
 from netadapt_onnx.data.labels import check_labels, require_finite
 from netadapt_onnx.data.preprocess import channel_scaling
-from netadapt_onnx.data.shapes import Outputs, format_shape
+from netadapt_onnx.data.shapes import Outputs, format_shape, layout_hint
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError, did_you_mean, invalid_data, one_line
 from netadapt_onnx.graph.runtime import Arrays
@@ -159,6 +159,7 @@ def _check_input(key: str, stored: Arrays, name: str, shape: tuple[int, ...], dt
         raise invalid_data(
             f"{key} has shape {format_shape(values.shape)}, but the model's input '{name}' takes "
             f"Nx{format_shape(shape[1:])}",
+            layout_hint(key, values.shape, shape),
         )
     if not len(values):
         raise invalid_data(f"{key} holds no samples")

@@ -14,7 +14,7 @@ import numpy as np
 from netadapt_onnx.common.user_code import called, code_file
 from netadapt_onnx.data.dataset import SPLITS, Split, UserFunctions, UserMetric
 from netadapt_onnx.data.labels import check_labels
-from netadapt_onnx.data.shapes import Outputs, format_shape
+from netadapt_onnx.data.shapes import Outputs, format_shape, layout_hint
 from netadapt_onnx.data.source import DataSource
 from netadapt_onnx.errors import NetadaptError, one_line, require_package
 from netadapt_onnx.graph.runtime import Arrays
@@ -197,7 +197,8 @@ class _Reader:
             if values.shape[1:] != shape[1:] or values.dtype != dtype:
                 raise _wrong(
                     f"{self._name}: input '{name}' is {values.dtype} of shape {format_shape(values.shape)}, but the "
-                    f"model takes {dtype} Nx{format_shape(shape[1:])}"
+                    f"model takes {dtype} Nx{format_shape(shape[1:])}",
+                    layout_hint(name, values.shape, shape) if values.shape[1:] != shape[1:] else "",
                 )
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise _wrong(f"{self._name}: input '{name}' holds NaN or infinity")

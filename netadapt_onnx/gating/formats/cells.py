@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from netadapt_onnx.common import render
 from netadapt_onnx.gating.check_limits import distinct_amounts
 from netadapt_onnx.gating.result import Blame, Check, Gate
+
+# So many models that share a reason are named.
+NAMES = 3
 
 
 def rows(gate: Gate, mark: Callable[[str], str], name: Callable[[object], str]) -> list[list[str]]:
@@ -46,23 +50,40 @@ def growth(blame: Blame) -> str:
     return f"{blame.resource} {render.count(blame.before)} -> {after}"
 
 
+def obstacles(gate: Gate) -> Mapping[str, Sequence[Path]]:
+    """Why something could not be judged, each reason once, with its models; the first is the one of `gate.error`."""
+    models: dict[str, list[Path]] = {}
+    for model in gate.models:
+        for reason in model.obstacles:
+            models.setdefault(reason, []).append(model.path)
+    return models
+
+
+def listed(paths: Sequence[Path], name: Callable[[object], str]) -> str:
+    """The names of models, of many only the first."""
+    others = len(paths) - NAMES
+    more = f" and {render.plural(others, 'other model')}" if others > 0 else ""
+    return ", ".join(map(name, paths[:NAMES])) + more
+
+
 def headline(gate: Gate) -> str:
     """One sentence about all models."""
     models, checks = len(gate.models), sum(len(model.checks) for model in gate.models)
     broken = sum(model.error is not None for model in gate.models)
     parts = []
     if gate.failed:
-        parts.append(f"{gate.failed} of {_plural(models, 'model')} {_verb(gate.failed, 'exceed')} a limit")
+        parts.append(f"{gate.failed} of {render.plural(models, 'model')} {_verb(gate.failed, 'exceed')} a limit")
     if broken:
-        parts.append(f"{broken} could not be judged")
+        of_all = str(broken) if parts else render.plural(broken, "model")
+        parts.append(f"{of_all} could not be judged")
     if not parts:
-        held = f"{_verb(models, 'keep')} {_plural(checks, 'limit')}" if checks else f"{_verb(models, 'have')} no limits"
-        parts.append(f"{_plural(models, 'model')} {held}")
+        held = (
+            f"{_verb(models, 'keep')} {render.plural(checks, 'limit')}"
+            if checks
+            else f"{_verb(models, 'have')} no limits"
+        )
+        parts.append(f"{render.plural(models, 'model')} {held}")
     return ", ".join(parts)
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _verb(count: int, word: str) -> str:

@@ -18,14 +18,16 @@ MOST_SUMMARY_BYTES = 1_000_000
 def github(gate: Gate) -> str:
     """Format an annotation for each failure, the worst ten, and one line about all models."""
     annotations: list[tuple[float, str, str, str]] = []
+    for reason, paths in cells.obstacles(gate).items():
+        named = _in_repository(paths[0])
+        message = reason if str(paths[0]) in reason else f"{cells.listed(paths, str)}: {reason}"
+        annotations.append((float("inf"), named, "not judged", message))
     for model in gate.models:
         path = _in_repository(model.path)
-        if model.unread:
-            annotations.append((float("inf"), path, "not judged", model.unread.message))
-        for check in model.failures:
-            title = f"{check.limit} beyond its limit" if check.conclusive else f"{check.limit} not judged"
+        for check in (check for check in model.failures if check.conclusive):
+            title = f"{check.limit} beyond its limit"
             blamed = [f"{b.layer} ({cells.growth(b)})" for b in model.blame]
-            causes = f"; most by {', '.join(blamed[:3])}" if blamed and check.conclusive else ""
+            causes = f"; most by {', '.join(blamed[:3])}" if blamed else ""
             advice = f" {check.advice}" if check.advice else ""
             annotations.append((check.excess, path, title, f"{path}: {check.message}{causes}.{advice}"))
     annotations.sort(key=lambda one: -one[0])
@@ -34,7 +36,7 @@ def github(gate: Gate) -> str:
         for _, path, title, message in annotations[:MOST_ANNOTATIONS]
     ]
     if len(annotations) > MOST_ANNOTATIONS:
-        lines.append(f"and {len(annotations) - MOST_ANNOTATIONS} more; all are in the step's summary")
+        lines.append(f"{len(annotations) - MOST_ANNOTATIONS} more are in the step's summary")
     return "\n".join([*lines, cells.headline(gate)])
 
 

@@ -37,7 +37,8 @@ def _suite(root: ElementTree.Element, model: ModelResult) -> ElementTree.Element
         if check.ok:
             continue
         kind, what = ("failure", "limit") if check.conclusive else ("error", check.code)
-        element = ElementTree.SubElement(case, kind, type=what, message=printable(check.message, 1000))
+        element = ElementTree.SubElement(case, kind, type=what, message=printable(check.reason, 1000))
+        advice = [check.advice] if check.advice and check.conclusive else []
         blamed = [f"{b.layer} {b.op}: {b.resource} {b.before} -> {b.after}" for b in model.blame]
-        element.text = "\n".join(printable(line) for line in (check.message, *blamed, check.advice) if line)
+        element.text = "\n".join(printable(line) for line in (check.reason, *blamed, *advice))
     return suite

@@ -16,12 +16,14 @@ def markdown(gate: Gate) -> str:
     parts = [f"### Model limits: {cells.headline(gate)}"]
     if rows:
         parts.append(render.markdown(rows, ["", "model", "limit", "value", "at most"]))
-    parts += [reason for model in gate.models if not model.ok for reason in _reasons(model)]
+    parts += [part for model in gate.models if model.excesses for part in _excesses(model)]
+    for reason, paths in cells.obstacles(gate).items():
+        parts.append(f"**not judged in {cells.listed(paths, code)}**\n\n- {prose(reason)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _reasons(model: ModelResult) -> list[str]:
-    reasons = [f"- {prose(reason)}" for reason in (*model.reasons, *model.advice)]
+def _excesses(model: ModelResult) -> list[str]:
+    reasons = [f"- {prose(reason)}" for reason in (*model.excesses, *model.advice)]
     parts = ["\n".join([f"**{code(model.path)}**", "", *reasons])]
     if model.blame:
         rows = [[code(blame.layer), code(blame.op), cells.growth(blame)] for blame in model.blame]

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from netadapt_onnx.common.files import digest
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.weightless import without_weights
 from netadapt_onnx.profilers.agent import low_mean, processor, profile_record
@@ -52,7 +53,7 @@ class PerfTestDevice(ShellDevice):
         self, shell: Shell, binary: Path, *, keep: bool = False, log: Callable[[str], None] | None = None
     ) -> None:
         if not binary.is_file():
-            raise NetadaptError(f"--perf-test {binary}: no such file", code="missing-file")
+            raise missing_file(binary, flag="--perf-test")
         super().__init__(shell, keep=keep, log=log)
         self._binary = binary
         self._manifests: dict[str, Manifest] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.profilers.execution import Fingerprint
 from netadapt_onnx.profilers.statistics import Disturbance, Ratio, Timing
@@ -67,7 +68,7 @@ class Table:
                 another model family or device; the last two name what differs.
         """
         if not path.is_file():
-            raise NetadaptError(f"{path}: no such file", code="missing-file")
+            raise missing_file(path)
         records = read(path)
         header = header_of_file(path, records)
         check(path, header, family(proto), device)

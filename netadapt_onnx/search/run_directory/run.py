@@ -18,6 +18,7 @@ import msgspec
 
 from netadapt_onnx.common.files import remove_leftovers
 from netadapt_onnx.common.json_output import UNREADABLE, write_json
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.common.options import different_options, how_to_go_on
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.run_directory.file_names import IDENTITY_FILE, ITERATIONS
@@ -111,7 +112,7 @@ class Run:
         if IDENTITY_FILE not in contents and any(not name.startswith(".") for name in contents):
             raise NetadaptError(f"{path} exists and is not a run", hint="name another directory", code="exists")
         if not path.absolute().parent.is_dir():
-            raise NetadaptError(f"{path.parent}: no such folder", code="missing-file")
+            raise missing_file(path.parent, what="no such folder")
         path.mkdir(exist_ok=True)
         lock = lock_directory(path)
         try:

@@ -51,7 +51,10 @@ def test_a_file_gets_what_stdout_gets(form: str, mixed: Path, capsys: pytest.Cap
     cli.run([*ARGUMENTS, "--format", form, "--output", f"{form}=report"])
     output = capsys.readouterr().out
     output = re.sub(r"next: netadapt-onnx .*\n", "", output)  # what to run next is for people
-    assert seconds.sub("", (mixed / "report").read_text()) == seconds.sub("", output)
+    report = (mixed / "report").read_text()
+    if form == "text":  # what could not be judged is on stderr already
+        report = report.replace("not judged in none.onnx:\n  none.onnx is not an ONNX file, or it is truncated\n\n", "")
+    assert seconds.sub("", report) == seconds.sub("", output)
 
 
 def test_several_reports_at_once(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +149,7 @@ def test_only_the_worst_ten_are_annotated_and_a_summary_is_cut(
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("::error") for line in lines) == 10
     assert "file=m11.onnx" in lines[0]
-    assert lines[10].startswith("and 2 more")
+    assert lines[10].startswith("2 more are in the step's summary")
     assert (workspace / "summary.md").stat().st_size < 600
     assert "too long" in (workspace / "summary.md").read_text()
 
