@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,11 +42,21 @@ def slice_state_dict(plan: File, state_dict: Mapping[str, torch.Tensor]) -> dict
     _check(plan, slices.tensors, slices.unclear, state_dict)
     # BatchNorm's counters are not in the file: they go with the statistics beside them.
     removed = {*slices.removed, *(f"{name.rpartition('.')[0]}.num_batches_tracked" for name in slices.removed)}
+    by_name = dict(slices.tensors)
+    places = {_place(state_dict[name]): one for name, one in by_name.items()}
+    # A tensor that modules share has one name in the file, and several in the state dict.
+    by_name |= {name: places[_place(value)] for name, value in state_dict.items() if _place(value) in places}
     return {
-        name: _sliced(value, slices.tensors[name]) if name in slices.tensors else value
+        name: _sliced(value, by_name[name]) if name in by_name else value
         for name, value in state_dict.items()
         if name not in removed
     }
+
+
+def _place(value: torch.Tensor) -> object:
+    """Where a tensor lies in memory; what has no place there is like nothing else."""
+    pointer = value.data_ptr() if hasattr(value, "data_ptr") else 0
+    return (pointer, tuple(value.shape), value.stride()) if pointer else object()
 
 
 def _check(
@@ -61,7 +71,10 @@ def _check(
     missing = [name for name in tensors if name not in state_dict]
     if missing:
         prefixes = {key.removesuffix(missing[0]) for key in state_dict if key.endswith(f".{missing[0]}")}
-        hint = "export the trained network with `netadapt-onnx export`, which keeps the names of its parameters"
+        hint = (
+            "`netadapt-onnx export` keeps the names of a trained network's parameters; where it is a constant of the "
+            "code, such as an order of channels, the class needs another, and weights are not enough"
+        )
         if len(prefixes) == 1:
             hint = f"remove the prefix '{prefixes.pop()}' from its names"
         raise NetadaptError(
@@ -82,11 +95,6 @@ def _check(
 def _sliced(value: torch.Tensor, one: TensorSlice) -> torch.Tensor:
     import torch
 
-    rows: Sequence[int] = range(one.shape[0])
     for axis, kept in one.axes.items():
         value = value.index_select(axis, torch.tensor(kept, device=value.device))
-        rows = kept if axis == 0 else rows
-    if not one.blocks:
-        return value
-    columns = [one.blocks[row * len(one.blocks) // one.shape[0]] for row in rows]
-    return torch.stack([row[list(kept)] for row, kept in zip(value, columns, strict=True)])
+    return value

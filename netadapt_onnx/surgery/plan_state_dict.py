@@ -23,7 +23,6 @@ COMMENT = """\
 class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: tuple[int, ...]
     axes: Mapping[int, str | tuple[int, ...]] = {}
-    blocks: tuple[tuple[int, ...], ...] = ()
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,8 +45,7 @@ def written(slices: StateSlices, digest: str) -> str:
             f"{axis} = {toml_string(one.groups[axis]) if axis in one.groups else list(kept)}"
             for axis, kept in one.axes.items()
         )
-        blocks = f", blocks = {list(map(list, one.blocks))}" if one.blocks else ""
-        lines.append(f"{toml_string(name)} = {{ shape = {list(one.shape)}, axes = {{ {axes} }}{blocks} }}\n")
+        lines.append(f"{toml_string(name)} = {{ shape = {list(one.shape)}, axes = {{ {axes} }} }}\n")
     return "".join(lines)
 
 
@@ -78,15 +76,10 @@ def parsed(file: Path, content: Mapping[str, Any], digest: str) -> StateSlices:
 def _slice(tensor: _Tensor, groups: Mapping[str, Any]) -> TensorSlice:
     """What stays of a tensor. Raises KeyError, TypeError or ValueError where a group or a position is not there."""
     axes = {axis: tuple(groups[kept]) if isinstance(kept, str) else kept for axis, kept in tensor.axes.items()}
-    along_axis_1 = [(1, block) for block in tensor.blocks]
-    for axis, kept in [*axes.items(), *along_axis_1]:
+    for axis, kept in axes.items():
         if not 0 <= axis < len(tensor.shape) or any(not 0 <= i < tensor.shape[axis] for i in kept):
             raise ValueError(f"shape {list(tensor.shape)} has no positions {list(kept)} along axis {axis}")
-    if tensor.blocks and (
-        tensor.shape[0] % len(tensor.blocks) or len({len(block) for block in tensor.blocks}) > 1 or 1 in axes
-    ):
-        raise ValueError(f"shape {list(tensor.shape)} has no {len(tensor.blocks)} blocks of rows")
-    return TensorSlice(tensor.shape, axes, {a: g for a, g in tensor.axes.items() if isinstance(g, str)}, tensor.blocks)
+    return TensorSlice(tensor.shape, axes, {a: g for a, g in tensor.axes.items() if isinstance(g, str)})
 
 
 def digest_of(groups: Mapping[str, Any], removed: list[str]) -> str:

@@ -24,14 +24,11 @@ class TensorSlice:
         shape: Its shape before the cut.
         axes: By axis that gets shorter, the positions that stay, ascending.
         groups: By such an axis, the group whose channels lie along it, in their order and alone, if there is one.
-        blocks: The positions along axis 1 that stay of each of as many runs of rows of equal length, for a convolution
-            in groups that keep different ones; () where every row keeps the same.
     """
 
     shape: Shape
     axes: Mapping[int, tuple[int, ...]]
-    groups: Mapping[int, str] = field(default_factory=dict)
-    blocks: tuple[tuple[int, ...], ...] = ()
+    groups: Mapping[int, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,8 @@ class StateSlices:
     Attributes:
         tensors: By name, those that get shorter.
         removed: The names of those that the model no longer has.
-        unclear: The names of those that different nodes need different parts of, which are several tensors afterwards.
+        unclear: The names of those that no positions along their axes describe: nodes keep different parts of one
+            tensor, or the groups of a convolution keep different inputs.
     """
 
     tensors: Mapping[str, TensorSlice]
@@ -69,10 +67,10 @@ def state_slices(trace: Trace, keep: KeptIndices, removed: Collection[str] = ())
         if name in removed:
             continue
         slices = [_slice(trace, copies, use, groups) for use in uses]
-        if all(one is None for one in slices):
+        if not any(one.axes for one in slices) and not any(_differs_by_block(trace, copies, use) for use in uses):
             continue
         whole_readers = reads[name] > len({(use.node, use.slot) for use in uses})
-        if slices[0] is None or whole_readers or any(one != slices[0] for one in slices):
+        if whole_readers or slices.count(slices[0]) < len(slices) or _differs_by_block(trace, copies, uses[0]):
             unclear.append(name)
         else:
             tensors[name] = slices[0]
@@ -86,21 +84,19 @@ def lost_constants(original: Trace, smaller: Trace) -> frozenset[str]:
     return frozenset(before - after)
 
 
-def _slice(trace: Trace, copies: Array, use: Use, groups: Mapping[bytes, str]) -> TensorSlice | None:
-    """What one node keeps of a constant; None: all of it. `groups` are named by the labels of their channels."""
+def _slice(trace: Trace, copies: Array, use: Use, groups: Mapping[bytes, str]) -> TensorSlice:
+    """What one node keeps of a constant. `groups` are named by the labels of their channels."""
     shape = trace.flat.shapes[use.constant]
     labels = dict(map(trace.axis_labels_of, use.factors))
     axes = {axis: _kept(copies[roots]) for axis, roots in sorted(labels.items())}
-    blocks: tuple[tuple[int, ...], ...] = ()
-    if use.blocks is not None:
-        blocks = tuple(_kept(copies[trace.roots[block]]) for block in use.blocks)
-        if len(set(blocks)) == 1:
-            axes[1], blocks = blocks[0], ()
-        else:
-            axes.pop(1, None)
     shorter = {axis: kept for axis, kept in axes.items() if len(kept) < shape[axis]}
-    names = {axis: groups[key] for axis in shorter if axis in labels and (key := labels[axis].tobytes()) in groups}
-    return TensorSlice(shape, shorter, names, blocks) if shorter or blocks else None
+    names = {axis: groups[key] for axis in shorter if (key := labels[axis].tobytes()) in groups}
+    return TensorSlice(shape, shorter, names)
+
+
+def _differs_by_block(trace: Trace, copies: Array, use: Use) -> bool:
+    """Whether the groups of a convolution keep different inputs."""
+    return use.blocks is not None and len({_kept(copies[trace.roots[block]]) for block in use.blocks}) > 1
 
 
 def _kept(copies: Array) -> tuple[int, ...]:

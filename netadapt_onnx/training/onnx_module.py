@@ -46,6 +46,8 @@ class OnnxModule(nn.Module):
         initializers: By name in the state dict, the name in the file.
     """
 
+    _graph: TorchGraph
+
     def __init__(self, source: OnnxSource) -> None:
         """Build the module.
 

@@ -282,7 +282,7 @@ class TorchGraph(nn.Module):
         return {name: value for name, value in vars(self).items() if name not in ("_steps", "_fused_steps")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._plan_steps()
 
     def _plan(self, nodes: Sequence[Node], functions: Mapping[str, Function] | None = None) -> list[_Step]:
