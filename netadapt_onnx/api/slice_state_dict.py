@@ -29,7 +29,7 @@ def slice_state_dict(plan: File, state_dict: Mapping[str, torch.Tensor]) -> dict
 
     Raises:
         NetadaptError: The plan lacks what is needed or was edited since, the state dict lacks tensors that it names, a
-            shape is another one, nodes need different parts of one tensor, or torch is not installed.
+            shape is another one, no rows and columns describe what stays of one, or torch is not installed.
 
     >>> cut = prune("model.onnx", "narrow.onnx", ratio=0.5)
     >>> weights = to_torch("model.onnx").state_dict()
@@ -66,7 +66,9 @@ def _check(
     split = [name for name in unclear if name in state_dict]
     if split:
         raise NetadaptError(
-            f"{plan}: nodes keep different parts of '{split[0]}', which is one tensor", code="unsupported"
+            f"{plan}: no rows and columns of '{split[0]}' stay: layers, or groups of a convolution, keep different parts",
+            hint="`netadapt_onnx.to_torch` trains the cut model itself",
+            code="unsupported",
         )
     missing = [name for name in tensors if name not in state_dict]
     if missing:

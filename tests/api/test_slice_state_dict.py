@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import models
 import netadapt_onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.model import load
@@ -176,15 +177,23 @@ def test_a_state_dict_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         netadapt_onnx.slice_state_dict(plan, Mixer(16).state_dict())
 
 
-def test_what_rows_and_columns_do_not_describe_is_refused(tmp_path: Path) -> None:
-    """A shuffle: its groups keep different inputs, and its order of channels is code, which has to be another."""
+def test_a_constant_of_the_code_that_has_to_change_is_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, image = trained_looking(Shuffle()), torch.randn(1, 3, 6, 6)
     netadapt_onnx.export_module(network, {"image": image}, tmp_path / "model.onnx")
     netadapt_onnx.prune(tmp_path / "model.onnx", tmp_path / "small.onnx", ratio=0.5)
-    plan = tmp_path / "small.plan.toml"
-    with pytest.raises(NetadaptError, match=r"'second.weight' stay.*to_torch"):
-        netadapt_onnx.slice_state_dict(plan, network.state_dict())
-    others = {name: value for name, value in network.state_dict().items() if name != "second.weight"}
     with pytest.raises(NetadaptError, match=r"lacks 1 of the .*order of channels"):
-        netadapt_onnx.slice_state_dict(plan, others)
+        netadapt_onnx.slice_state_dict(tmp_path / "small.plan.toml", network.state_dict())
+
+
+def test_a_tensor_of_which_layers_keep_different_parts_is_refused(tmp_path: Path) -> None:
+    proto = models.plain((8, 8))
+    second = [node for node in proto.graph.node if node.op_type == "BatchNormalization"][1]
+    second.input[1] = "bn1.scale"
+    onnx.save(proto, tmp_path / "model.onnx")
+    plan = tmp_path / "plan.toml"
+    plan.write_text("[groups]\nconv1 = [0, 1]\nconv2 = [2, 3, 4]\n")
+    netadapt_onnx.prune(tmp_path / "model.onnx", tmp_path / "small.onnx", plan=plan)
+    state = netadapt_onnx.to_torch(tmp_path / "model.onnx").state_dict()
+    with pytest.raises(NetadaptError, match=r"no rows and columns of 'bn1.scale' stay.*to_torch"):
+        netadapt_onnx.slice_state_dict(tmp_path / "small.plan.toml", state)
