@@ -1,4 +1,4 @@
-"""Prune a network and train what is left of it in a loop of your own: the ONNX file itself, and your class at new widths.
+"""Prune a network and train the rest in a loop of your own: the ONNX file itself, and your class at the new widths.
 
 python examples/own_loop.py          # about 10 seconds; everything goes to ./own_loop/
 """

@@ -66,7 +66,7 @@ def _check(
     split = [name for name in unclear if name in state_dict]
     if split:
         raise NetadaptError(
-            f"{plan}: no rows and columns of '{split[0]}' stay: layers, or groups of a convolution, keep different parts",
+            f"{plan}: no rows and columns of '{split[0]}' stay: layers, or groups of one, keep different parts",
             hint="`netadapt_onnx.to_torch` trains the cut model itself",
             code="unsupported",
         )

@@ -27,7 +27,7 @@ from netadapt_onnx.training.onnx_module import OnnxModule
 NAMES = "import netadapt_onnx, sys; print(list(netadapt_onnx.to_torch(sys.argv[1]).state_dict()))"
 
 
-def made(proto: onnx.ModelProto, folder: Path) -> OnnxModule:
+def module_of(proto: onnx.ModelProto, folder: Path) -> OnnxModule:
     onnx.save(proto, folder / "model.onnx")
     return netadapt_onnx.to_torch(folder / "model.onnx")
 
@@ -43,7 +43,7 @@ def test_parameters_have_the_names_and_the_outputs_of_the_file(
     build: Callable[[], onnx.ModelProto], tmp_path: Path
 ) -> None:
     proto = build()
-    module = made(proto, tmp_path).eval()
+    module = module_of(proto, tmp_path).eval()
     values = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     assert set(module.state_dict()) == set(values)
     for name, value in module.state_dict().items():
@@ -62,7 +62,7 @@ def test_names_that_torch_does_not_allow_get_underscores_and_are_listed(tmp_path
         tensor.name = renamed.get(tensor.name, tensor.name)
     for node in proto.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
-    module = made(proto, tmp_path)
+    module = module_of(proto, tmp_path)
     state = module.state_dict()
     assert set(module.initializers) == set(state)
     assert sorted(module.initializers.values()) == sorted(t.name for t in proto.graph.initializer)
@@ -77,7 +77,7 @@ def test_names_that_torch_does_not_allow_get_underscores_and_are_listed(tmp_path
 
 
 def test_another_process_names_the_state_alike(tmp_path: Path) -> None:
-    module = made(models.residual(), tmp_path)
+    module = module_of(models.residual(), tmp_path)
     command = [sys.executable, "-c", NAMES, str(tmp_path / "model.onnx")]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.strip() == str(list(module.state_dict()))
@@ -85,7 +85,7 @@ def test_another_process_names_the_state_alike(tmp_path: Path) -> None:
 
 
 def test_a_saved_state_is_loaded_into_another_module(tmp_path: Path) -> None:
-    module, image = made(models.residual(), tmp_path), torch.randn(4, 3, 16, 16)
+    module, image = module_of(models.residual(), tmp_path), torch.randn(4, 3, 16, 16)
     module.train()(image)  # which moves the statistics
     with torch.no_grad():
         for parameter in module.parameters():
@@ -101,7 +101,7 @@ def test_a_saved_state_is_loaded_into_another_module(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 def test_copies_share_no_weights(duplicate: Callable[[OnnxModule], OnnxModule], tmp_path: Path) -> None:
-    module, image = made(models.residual(), tmp_path).eval(), torch.randn(2, 3, 16, 16)
+    module, image = module_of(models.residual(), tmp_path).eval(), torch.randn(2, 3, 16, 16)
     before = output(module, image)
     twin = duplicate(module)
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_copies_share_no_weights(duplicate: Callable[[OnnxModule], OnnxModule], 
 
 
 def test_statistics_move_in_training_mode_only(tmp_path: Path) -> None:
-    module, image = made(models.plain(), tmp_path), torch.randn(4, 3, 16, 16)
+    module, image = module_of(models.plain(), tmp_path), torch.randn(4, 3, 16, 16)
     assert module.training
     before = {name: value.clone() for name, value in module.named_buffers()}
     module.eval()(image)
@@ -129,7 +129,7 @@ def test_a_type_that_is_set_reaches_constants_too(tmp_path: Path) -> None:
     x = b.node("Mul", [b.conv("image", 3, 4), b.constant("half", np.float32(0.5))])  # no weight: it stays a constant
     proto = b.model({"image": ("N", 3, 4, 4)}, {x: ("N", 4, 4, 4)})
     image = torch.randn(1, 3, 4, 4)
-    module = made(proto, tmp_path)
+    module = module_of(proto, tmp_path)
     assert "half" not in module.state_dict()
     expected = output(module, image).detach()
     values = output(module.double(), image.double()).detach()
@@ -142,7 +142,7 @@ def test_several_inputs_and_outputs_go_by_order_or_by_name(tmp_path: Path) -> No
     b.node("Add", [b.conv("a", 3, 4), b.conv("b", 3, 4)], output="sum")
     b.node("Relu", ["sum"], output="positive")
     proto = b.model({"a": ("N", 3, 4, 4), "b": ("N", 3, 4, 4)}, {"sum": ("N", 4, 4, 4), "positive": ("N", 4, 4, 4)})
-    module = made(proto, tmp_path)
+    module = module_of(proto, tmp_path)
     a, b_ = torch.randn(2, 1, 3, 4, 4)
     expected = module(a, b_)
     assert isinstance(expected, dict) and list(expected) == ["sum", "positive"]
@@ -160,4 +160,4 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     b = models.Builder()
     b.node("Relu", ["x"], output="y")
     with pytest.raises(NetadaptError, match="no weights to train"):
-        made(b.model({"x": (1, 4)}, {"y": (1, 4)}), tmp_path)
+        module_of(b.model({"x": (1, 4)}, {"y": (1, 4)}), tmp_path)
