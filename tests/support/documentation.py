@@ -4,8 +4,8 @@ A block is run by a test, unless the line before its fence says something else:
 
 - `<!-- not run: why -->`: no test runs it; `<!-- slow: why -->`: only `make test-all` does.
 - `<!-- file: NAME -->`: it is the content of a file, which the page's reader saves.
-- `<!-- output -->`: it is what the block before it prints, written by `docs/outputs.py`; `<!-- output: 12 lines -->`: its
-  beginning.
+- `<!-- output -->`: it is what the block before it prints, written by `docs/outputs.py`; `<!-- output: 12 lines -->`:
+  its beginning.
 
 Other blocks of `text` are not meant to be typed.
 """
