@@ -1,6 +1,6 @@
 """Write what commands print into the pages that show it.
 
-python docs/outputs.py                      # make docs: quick blocks are run, recorded results are shown anew
+python docs/outputs.py                      # make outputs: blocks are run, recorded results are shown anew
 python docs/outputs.py --measure README.md  # first measure what this page marks as slow or not run; takes minutes
 
 A block after `<!-- output -->` is what the block before it prints (tests/support/documentation.py); a test fails where

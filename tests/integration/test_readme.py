@@ -77,7 +77,7 @@ def _run(page: Path, slow: bool, supplies: Path, tmp_path: Path, monkeypatch: py
             printed = session.run(block)
             if block in shown_by and not block.mark:
                 output = shown_by[block]
-                assert form(output.text) == form(shown(output, printed)), f"{output.place}: run make docs"
+                assert form(output.text) == form(shown(output, printed)), f"{output.place}: run make outputs"
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if outputs(p)], ids=named)
@@ -91,7 +91,7 @@ def test_measured_outputs_are_what_their_results_look_like(
     assert {line for block, _ in measured for line in commands(block)} == set(records), "run docs/outputs.py --measure"
     for block, output in measured:
         printed = "".join(replay(line, records[line]) for line in commands(block))
-        assert output.text == shown(output, printed), f"{output.place}: run make docs"
+        assert output.text == shown(output, printed), f"{output.place}: run make outputs"
 
 
 ALL_COMMANDS = [
