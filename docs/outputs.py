@@ -28,18 +28,18 @@ RUN = ("", "file")
 
 def printed_by(page: Path, measured: bool) -> dict[Block, str]:
     """What the blocks of a page print whose output is shown, in the current folder."""
-    session, wanted = PageSession(page), {block for block, _ in outputs(page)}
+    session, sources = PageSession(page), {block for block, _ in outputs(page)}
     records: dict[str, Any] = {}
     texts: dict[Block, str] = {}
     for block in blocks(page):
         if block.mark in RUN:
             texts[block] = session.run(block)
-        elif block in wanted and measured:
+        elif block in sources and measured:
             records |= {line: measure(line) for line in commands(block)}
     if measured:
         write_records(page, records)
     records = read_records(page)
-    for block in wanted - set(texts):
+    for block in sources - set(texts):
         texts[block] = "".join(replay(line, records[line]) for line in commands(block))
     return texts
 
