@@ -38,10 +38,6 @@ def supply(folder: Path) -> None:
     arrays = {f"x_{s}": rng.standard_normal((32, 3, 8, 8)).astype(np.float32) for s in ("train", "val", "test")}
     labels = {f"y_{s}": rng.integers(0, 10, 32) for s in ("train", "val", "test")}
     np.savez(folder / "data.npz", **arrays, **labels)
-    demo = folder / "netadapt-demo"
-    demo.mkdir()
-    shutil.copy(folder / "model.onnx", demo / "model.onnx")
-    shutil.copy(folder / "data.npz", demo / "digits.npz")
     (folder / "net.py").write_text(
         "import torch\ndef make():\n    return torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)\n"
     )

@@ -24,6 +24,8 @@ from netadapt_onnx.search.netadapt import Step
 from netadapt_onnx.search.run_directory.journal import read_history
 
 FOLDER = REPOSITORY / "docs" / "outputs"
+# Commands whose function has another name.
+FUNCTIONS = {"time": "measure_latency"}
 # Commands that leave a run with a history, which their text shows.
 SEARCHES = ("adapt", "demo")
 
@@ -62,13 +64,14 @@ def measure(command: str) -> dict[str, Any]:
 def replay(command: str, record: dict[str, Any]) -> str:
     """What the program prints for a recorded result."""
     arguments = shlex.split(command, comments=True)[1:]
-    api = importlib.import_module(f"netadapt_onnx.api.{arguments[0]}")
-    kind = getattr(api, getattr(api, arguments[0]).__annotations__["return"])
+    name = FUNCTIONS.get(arguments[0], arguments[0])
+    api = importlib.import_module(f"netadapt_onnx.api.{name}")
+    kind = getattr(api, getattr(api, name).__annotations__["return"])
     result = _decoded(record["result"], kind)
     history = [_decoded(step, Step) for step in record.get("history", [])]
     out, err = io.StringIO(), io.StringIO()
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(api, arguments[0], lambda *_, **__: result))
+        patches.enter_context(mock.patch.object(api, name, lambda *_, **__: result))
         patches.enter_context(mock.patch("netadapt_onnx.api.report.write_report", _touch_report))
         journal = "netadapt_onnx.search.run_directory.journal.read_history"
         patches.enter_context(mock.patch(journal, lambda *_, **__: history))
@@ -80,7 +83,12 @@ def replay(command: str, record: dict[str, Any]) -> str:
 
 
 def _decoded(document: object, kind: Any) -> Any:
-    return msgspec.convert(document, type=kind, dec_hook=lambda inner, value: inner(value), strict=False)
+    return msgspec.convert(document, type=kind, dec_hook=_decode_other, strict=False)
+
+
+def _decode_other(kind: Any, value: object) -> object:
+    """What msgspec leaves to others: paths, and values of any kind."""
+    return value if kind is object else kind(value)
 
 
 def _touch_report(run: Path, *_: object) -> tuple[str, ...]:
