@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from mkdocs.structure.files import File
-from pymdownx.slugs import slugify
-
 ROOT = Path(__file__).resolve().parent.parent
 HOME = "README.md"
 # The navigation replaces this page, which is for readers on GitHub.
@@ -28,7 +25,7 @@ def site_path(path: str) -> str:
     return "index.md" if path in (HOME, CONTENTS) else path.removeprefix("docs/")
 
 
-def repository_path(file: File) -> str:
+def repository_path(file: Any) -> str:
     """Which file of the repository a page of the site is."""
     if file.src_uri == "index.md":
         return HOME
@@ -74,12 +71,16 @@ def files_beyond_docs() -> set[str]:
 
 def on_config(config: Any) -> Any:
     """Headings have the fragments that GitHub gives them."""
+    from pymdownx.slugs import slugify
+
     config.mdx_configs.setdefault("toc", {})["slugify"] = slugify(case="lower")
     return config
 
 
 def on_files(files: Any, *, config: Any) -> Any:
     """Take the files beyond docs/ into the site."""
+    from mkdocs.structure.files import File
+
     for path in sorted(files_beyond_docs()):
         content = (ROOT / path).read_bytes()
         body = content.decode("utf-8") if path.endswith(".md") else content
@@ -89,14 +90,18 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """Point a page's links to where the files lie in the site."""
-    path = repository_path(page.file)
-    here = posixpath.dirname(site_path(path))
+    return with_links_of_the_site(markdown, repository_path(page.file))
+
+
+def with_links_of_the_site(markdown: str, path: str) -> str:
+    """The text of a page of the repository, with its links as they lead in the site."""
+    folder = posixpath.dirname(site_path(path))
 
     def rewritten(match: re.Match[str]) -> str:
         file, fragment = target(path, match[2])
         if not file:
             return match[0]
-        link = posixpath.relpath(site_path(file), here or ".")
+        link = posixpath.relpath(site_path(file), folder or ".")
         return f"{match[1]}{link}{'#' * bool(fragment)}{fragment}{match[3]}"
 
     parts = prose(markdown)
