@@ -35,7 +35,9 @@ def diff(
     names = [os.fspath(a), os.fspath(b)]
     revisions = [name.startswith("git:") for name in names]
     if all(revisions):
-        raise NetadaptError("two revisions name no model", hint="give the model's path as one of the two", code="usage")
+        raise NetadaptError(
+            "two revisions are given, and no model", hint="give the path of the model as one of the two", code="usage"
+        )
     input_shapes = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     with Sandbox(timeout_s, memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
         files = [

@@ -72,7 +72,7 @@ def command(
     from netadapt_onnx.gating.reports import refuse, report, write
 
     refuse(output, overwrite)
-    with render.progress_bar("judging"):
+    with render.progress_bar("checking"):
         result = gate(models, data=data, **keywords_of(options))
     write(result, output, (form, *output))
     seen = seen_as(options["shapes"], options["batch_size"])
