@@ -165,8 +165,8 @@ def test_a_missing_baseline_is_said_once_and_teams_advise_only_where_something_i
     for form in ("text", "markdown", "github"):
         cli.run(["gate", "--format", form])
         streams = capsys.readouterr()
-        said = streams.err if form == "text" else streams.out
-        assert said.count("there is no baseline") == 1
+        output = streams.err if form == "text" else streams.out
+        assert output.count("there is no baseline") == 1
         assert form != "text" or "there is no baseline" not in streams.out
         assert "2 models could not be checked" in streams.out
         assert "edge team" not in streams.out + streams.err

@@ -127,8 +127,8 @@ def test_pre_commit_runs_the_example(scratch: Path, shims: Path, tmp_path_factor
         "PRE_COMMIT_HOME": str(tmp_path_factory.mktemp("pre-commit")),
     }
     command = f"{shlex.quote(sys.executable)} -P -m pre_commit run --all-files"
-    judged = shell(command, scratch, **environment)
-    assert judged.returncode == 1 and "there is no baseline" in judged.stdout, judged.stdout + judged.stderr
+    refused = shell(command, scratch, **environment)
+    assert refused.returncode == 1 and "there is no baseline" in refused.stdout, refused.stdout + refused.stderr
     shell("netadapt-onnx gate --update-baseline && git add -A", scratch, **environment)
     kept = shell(command, scratch, **environment)
     assert kept.returncode == 0 and "Passed" in kept.stdout, kept.stdout + kept.stderr
