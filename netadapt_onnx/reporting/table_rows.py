@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 def result_rows(result: AdaptResult) -> list[list[str]]:
     """What a model costs and how accurate it is: before, after, and what is left."""
+    rows = render.cost_rows(result.before, result.after)
+    first = next(iter(result.latencies.values()), None)
+    if first is not None and result.after.latency_ms is not None:
+        rows[-1][-1] = f"{first.ratio:.2f}x"  # as it was measured: a median of ratios is no ratio of medians
     return [
-        *render.cost_rows(result.before, result.after),
+        *rows,
         *render.normalised_rows(result.before.latency_ms, result.normalised),
         accuracy_row(result.accuracy),
     ]

@@ -52,6 +52,11 @@ class RunOptions:
     gpus: Gpus = option(None, "GPUs of this machine, one worker each.", metavar="0,2", changes_result=False)
     job_timeout: str | float = option("6h", "Give a proposal up after this long.", metavar="6h", changes_result=False)
     resume: bool = option(False, "Continue the run in RUN; start it if there is none.", changes_result=False)
+    live: bool = option(
+        False,
+        "Write RUN/report.html after every iteration; the page reloads itself while the run is on.",
+        changes_result=False,
+    )
     progress: Progress | None = same_option(SharedOptions, "progress")
     log: Callable[[str], None] | None = same_option(SharedOptions, "log")
 
