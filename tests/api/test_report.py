@@ -116,6 +116,7 @@ def test_what_cannot_be_reported_is_said(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(NetadaptError, match="is not a run"):
         netadapt_onnx.report(tmp_path)
     run = scaled(tmp_path)
+    capsys.readouterr()
     (run / "result.json").unlink()
     assert command(["report", str(run), "--json"]) == 2
     assert "has no result yet" in json.loads(capsys.readouterr().out)["error"]["message"]
