@@ -253,13 +253,13 @@ def training_accuracy(run: AdaptRun) -> charts.Spec | None:
 
 
 def training_loss(run: AdaptRun) -> charts.Spec | None:
-    """The mean loss of each epoch of the final training; None where there was none."""
+    """The mean loss of each epoch of the final training; None where there were too few to see a course."""
     rows = [{"epoch": e.epoch, "loss": e.loss} for e in run.details.training]
-    if len(rows) < 2:
+    if len(rows) < 3:
         return None
     spec = charts.lines(rows, "epoch", "loss", title="Mean training loss of each epoch")
     if len(rows) <= MOST_TICKS:
-        spec["layer"][0]["encoding"]["x"]["axis"] |= {"values": [row["epoch"] for row in rows]}
+        spec["layer"][0]["encoding"]["x"]["axis"] |= {"values": [row["epoch"] for row in rows], "format": "d"}
     return _sized(spec, SMALL)
 
 

@@ -30,7 +30,10 @@ STOPPED: Mapping[Stopped, str] = {
     "no-way-down": "no group of channels can be made any narrower",
     "nothing-to-do": "the original is within its budget already",
 }
-UNFINISHED = {"running": "Still running", "interrupted": "Interrupted; the same command with --resume goes on"}
+UNFINISHED = {
+    "running": ("Running: {} so far", ""),
+    "interrupted": ("Interrupted after {}", " Repeat the command with --resume to go on."),
+}
 
 
 def adapt_header(run: AdaptRun) -> list[str]:
@@ -56,12 +59,13 @@ def _lines(run: AdaptRun) -> list[str]:
         ]
         return [paragraph(result_headline(result), "headline"), *verdicts]
     count = len(run.steps)
-    so_far = f"{count} iteration{'' if count == 1 else 's'} so far"
+    title, advice = UNFINISHED[run.state]
     asked = ", ".join(budget.text for budget in run.budgets)
     best = headline(_headline_changes(run), run.accuracy)
+    last = f" The last iteration, before the final training: {best}." if best else ""
     return [
-        paragraph(f"{UNFINISHED[run.state]}: {so_far}", "headline"),
-        paragraph(f"Asked for {asked}. {f'The last iteration: {best}, before the final training.' if best else ''}"),
+        paragraph(title.format(f"{count} iteration{'' if count == 1 else 's'}"), "headline"),
+        paragraph(f"Asked for {asked}.{last}{advice}"),
     ]
 
 

@@ -23,8 +23,10 @@ ITERATIONS = (
     "together, named after the first of them. Accuracies are on validation samples, before the final training."
 )
 COMPETITORS = (
-    "Several methods chose the widths of all groups at once, and the best of their models was accepted. Weights "
-    "solved: the accuracy after the remaining weights were fitted by least squares."
+    "Several methods chose the widths of all groups at once, and the best of their models was accepted. netadapt: the "
+    "widths that the iterations had come to; uniform: every group narrowed by the same share; curves: what costs least "
+    "by the error that each group causes as it gets narrower (curves^2: by that error squared; draw: with chance "
+    "changes to the curves). Weights solved: the accuracy after the remaining weights were fitted by least squares."
 )
 CHANNELS = (
     "A group is a set of layers whose output channels have to be removed together, because their outputs are added "

@@ -72,14 +72,7 @@ def _result_row(run: AdaptRun, result: AdaptResult) -> list[object]:
             cells += ["", render.amount(name, value)] if name in result.measured else [render.amount(name, value), ""]
     validation = result.models[-1].validation if result.models else result.accuracy.after
     what = f"the result: iteration {result.iterations}{' after the final training' if was_trained else ''}"
-    return [
-        "",
-        what,
-        sum(after for _, after in result.groups.values()),
-        render.score(run.metric, validation),
-        *cells,
-        "",
-    ]
+    return ["", what, "", render.score(run.metric, validation), *cells, ""]
 
 
 def _change(step: Step) -> str:

@@ -54,11 +54,13 @@ def pareto_fronts(runs: Sequence[AnyRun], resource: str, size: tuple[int, int] =
     x = axis_title(resource)
     metrics = list(dict.fromkeys(metric_name(run.metric) for run in runs if run.metric))
     y = metrics[0] if len(metrics) == 1 else "accuracy"
+    is_share = all(render.score(run.metric, 0.5).endswith("%") for run in runs if run.metric)
     rows = [row for run in runs for row in _front_rows(run, resource, x, y)]
     encoding = charts.axes(x, y, "run", ())
+    encoding["y"]["axis"] |= {"format": ".0%"} if is_share else {}
     encoding["color"] |= {
         "scale": {"domain": [run.name for run in runs]},
-        "legend": {"orient": "top", "title": None, "columns": 4 if size == BROAD else 1},
+        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size == BROAD else 1},
     }
     searched = [row for row in rows if row["stage"] == SEARCHED]
     finished = [row for row in rows if row["stage"] == FINISHED]

@@ -27,13 +27,13 @@ p.command { font: 0.85rem/1.5 ui-monospace, monospace; background: var(--card); 
 .card .name { color: var(--soft); font-size: 0.9rem; } .card .value { font-size: 1.6rem; font-weight: 650; }
 .card .small { font-size: 0.85rem; color: var(--soft); } .card .small:is(.met, .missed) { color: var(--good); }
 .card .small.missed { color: var(--bad); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem 2rem;
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1rem 2rem;
   align-items: start; }
 figure { margin: 1rem 0; } figure svg { display: block; width: 100%; height: auto; } figure.narrow { display: none; }
 figure.plain svg { max-width: 44rem; }
 figure .role-axis-label text, figure .role-axis-title text, figure .role-legend-label text,
-figure .role-title-text text { fill: var(--soft); } figure .role-mark text { fill: var(--ink); }
-@media (max-width: 640px) { figure.broad { display: none; } figure.narrow { display: block; } }
+figure .role-title-text text { fill: var(--soft); }
+figure .role-mark text { fill: var(--ink); paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
 .wide { overflow-x: auto; margin: 0.6rem 0 1rem; scrollbar-width: thin;
   background: linear-gradient(to right, var(--paper) 40%, transparent) 0 0 / 2.5rem 100% local no-repeat,
   linear-gradient(to left, var(--paper) 40%, transparent) 100% 0 / 2.5rem 100% local no-repeat,
@@ -43,7 +43,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { text-align: right; padding: 0.25rem 1.4rem 0.25rem 0; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; overflow-wrap: normal; }
-.t { text-align: left; white-space: normal; } .long { min-width: clamp(9rem, 20vw, 15rem); }
+.t { text-align: left; white-space: normal; overflow-wrap: break-word; }
+.long { overflow-wrap: anywhere; min-width: clamp(9rem, 20vw, 15rem); }
 tr.marked td { background: var(--mark); font-weight: 600; }
 tr.marked td:first-child { box-shadow: inset 3px 0 var(--good); }
 tr.marked td:first-child { padding-left: 0.5rem; }
@@ -53,6 +54,8 @@ tr.marked td:first-child { padding-left: 0.5rem; }
 .key { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; background: var(--before); }
 .key.after { background: var(--after); }
 summary { cursor: pointer; color: var(--soft); margin: 0.6rem 0; }
+@media (max-width: 640px) { figure.broad { display: none; } figure.narrow { display: block; }
+  table { font-size: 0.85rem; } th, td { padding-right: 0.8rem; } }
 @media print { body { max-width: none; font-size: 11px; } figure, .card { break-inside: avoid; }
   .wide { overflow: visible; background: none; } }
 """

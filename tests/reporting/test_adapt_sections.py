@@ -89,12 +89,12 @@ def test_an_unfinished_run_says_how_far_it_has_come(tmp_path: Path) -> None:
     adapt_run = read_run(folder)
     assert isinstance(adapt_run, AdaptRun)
     text = "".join(adapt_sections(adapt_run, ChartRenderer().figure, with_name=False))
-    assert "Interrupted" in text and "--resume" in text
-    assert f"{len(adapt_run.steps)} iterations so far" in text and "macs=0.6x" in text
+    assert "Repeat the command with --resume" in text
+    assert f"Interrupted after {len(adapt_run.steps)} iterations" in text and "macs=0.6x" in text
     assert "fewer MACs" in text and "<figure" in text and "How to repeat this run" in text
     empty = replace(adapt_run, steps=(), points=())
     text = "".join(adapt_sections(empty, ChartRenderer().figure, with_name=False))
-    assert "0 iterations so far" in text and "<figure" not in text
+    assert "Interrupted after 0 iterations" in text and "<figure" not in text
 
 
 def replace_details(run: AdaptRun, training: tuple[TrainedEpoch, ...]) -> Details:
