@@ -51,7 +51,7 @@ def millijoules(value: float) -> str:
 
 def percent(value: float | None) -> str:
     """A fraction as a percentage with one decimal."""
-    return "" if value is None else f"{100 * value:.1f} %"
+    return "" if value is None else f"{100 * value:.1f}%"
 
 
 def score(metric: str, value: float) -> str:
