@@ -14,10 +14,11 @@ from netadapt_onnx.api.options import (
     FinetuneOptions,
     GateOptions,
     InspectOptions,
+    MeasureLatencyOptions,
     ProfileOptions,
     PruneOptions,
 )
-from netadapt_onnx.common.options import Declared, declared_options
+from netadapt_onnx.common.options import Declared, declared_options, snake_case
 from netadapt_onnx.scaling.options import ScaleOptions
 from netadapt_onnx.search.options import AdaptOptions
 
@@ -31,6 +32,7 @@ KEYWORDS: dict[str, tuple[type, Collection[str]]] = {
     "FinetuneKeywords": (FinetuneOptions, ()),
     "GateKeywords": (GateOptions, ()),
     "InspectKeywords": (InspectOptions, ()),
+    "MeasureLatencyKeywords": (MeasureLatencyOptions, ()),
     "ProfileKeywords": (ProfileOptions, ()),
     "PruneKeywords": (PruneOptions, ()),
     "ScaleKeywords": (ScaleOptions, ()),
@@ -55,7 +57,7 @@ def keywords_file() -> str:
 
 
 def _lines(name: str, options: Collection[Declared]) -> str:
-    verb = name.removesuffix("Keywords").lower()
+    verb = snake_case(name.removesuffix("Keywords"))
     lines = [f'    """The options of `{verb}`."""\n']
     for one in options:
         lines += [f"    {one.name}: {one.type.replace(chr(39), chr(34))}"]

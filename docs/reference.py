@@ -33,8 +33,8 @@ FOLDER = Path(__file__).resolve().parent
 NOTICE = "<!-- Made by docs/reference.py (make docs): edit the program's own texts instead. -->"
 # In the order of a user's work.
 NAMES = (
-    *("load", "inspect", "profile", "prune", "evaluate", "adapt", "restore", "report", "finetune", "scale"),
-    *("export", "export_module", "gate", "diff", "DataSource", "NetadaptError"),
+    *("load", "inspect", "measure_latency", "profile", "prune", "evaluate", "adapt", "restore", "report"),
+    *("finetune", "scale", "export", "export_module", "gate", "diff", "DataSource", "NetadaptError"),
 )
 
 
@@ -64,7 +64,7 @@ def _commands() -> Iterator[Described]:
             yield from (described(one, f"{cli.PROGRAM} {name} {word}") for word, one in subcommands.items())
 
 
-COMMON = {"--help", "--json", "--verbose", "--quiet", "--debug"}
+COMMON = {"--help", "--help-all", "--json", "--verbose", "--quiet", "--debug"}
 
 
 def _command(shown: Described) -> str:

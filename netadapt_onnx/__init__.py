@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.finetune import finetune
     from netadapt_onnx.api.gate import gate
     from netadapt_onnx.api.inspect import inspect
+    from netadapt_onnx.api.measure_latency import measure_latency
     from netadapt_onnx.api.profile import profile
     from netadapt_onnx.api.prune import prune
     from netadapt_onnx.api.report import report
@@ -41,6 +42,7 @@ _HOMES = {
     "gate": "api.gate",
     "inspect": "api.inspect",
     "load": "graph.model",
+    "measure_latency": "api.measure_latency",
     "profile": "api.profile",
     "prune": "api.prune",
     "report": "api.report",
@@ -61,6 +63,7 @@ __all__ = [
     "gate",
     "inspect",
     "load",
+    "measure_latency",
     "profile",
     "prune",
     "report",

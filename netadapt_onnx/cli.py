@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from netadapt_onnx.commands._result import CommandResult
 
 PROGRAM = "netadapt-onnx"
-HELP = {"-h", "--help", "--version"}
+HELP = {"-h", "--help", "--help-all", "--version"}
 # Every command and what the list of them says of it, which is shown without importing any.
 COMMANDS: Mapping[str, str] = {
-    "inspect": "Show what a model costs and which of its channels can go.",
+    "inspect": "Show what a model is, what it costs, and which of its channels can be removed.",
     "prune": "Remove channels by a ratio, by counts, or down to a budget.",
     "profile": "Measure a device: build a latency table for a model.",
+    "time": "Show how fast models run, and how much faster one is than another.",
     "evaluate": "Show accuracy, cost and latency of models, side by side.",
     "adapt": "Make a model smaller until it meets a budget.",
     "restore": "Bring back the model of any iteration of a run.",
@@ -153,9 +154,16 @@ def run(arguments: Sequence[str]) -> int:
 def _invoke(arguments: list[str]) -> CommandResult | None:
     """Not by click's own `main`, which takes any EOFError, such as a truncated file's, for Ctrl-D."""
     try:
-        with group.make_context(PROGRAM, arguments) as context:
-            answer: CommandResult = group.invoke(context)
-            return answer
+        with group.make_context(PROGRAM, arguments, obj=tuple(arguments)) as context:
+            try:
+                answer: CommandResult = group.invoke(context)
+                return answer
+            except NetadaptError as error:
+                from netadapt_onnx.commands._next import with_model
+                from netadapt_onnx.commands._options import GIVEN_MODEL
+
+                error.hint = with_model(error.hint, context.meta.get(GIVEN_MODEL))
+                raise
     except click.exceptions.Exit:
         return None
 
@@ -207,7 +215,13 @@ def _deliver(answer: CommandResult, as_json: bool, *, quiet: bool = False) -> in
 def _text(answer: CommandResult) -> str:
     """An answer as text that acts upon nothing, whatever stands in it: see `CommandResult`."""
     text = answer.text(printable_copy(answer.result))
-    return text if answer.is_escaped else escape_lines(text)
+    if answer.is_escaped:
+        return text
+    if sys.stdout.isatty():
+        from netadapt_onnx.common.wrap import terminal_width, wrapped_sentences
+
+        return wrapped_sentences(escape_lines(text), terminal_width())
+    return escape_lines(text)
 
 
 def _without_advice(text: str) -> str:

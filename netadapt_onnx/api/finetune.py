@@ -182,7 +182,8 @@ class _Finetuning:
                 validation=self._validation(proto),
             )
         if trained.evaluations and best_of(trained.evaluations).step == 0:
-            self._note(f"the training did not help: the weights are as they were ({outcome(trained.evaluations)})")
+            tried = outcome(trained.evaluations)
+            self._note(f"Fine-tuning did not improve accuracy, so the weights are as they were ({tried})")
         return trained
 
     def _training_options(self) -> TrainingOptions:

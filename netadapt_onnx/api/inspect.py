@@ -15,6 +15,7 @@ from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
+from netadapt_onnx.graph.file_description import FileDescription
 from netadapt_onnx.graph.model import Model, load_without_weights
 from netadapt_onnx.surgery.explain import Explanation, explain
 from netadapt_onnx.surgery.groups import Group
@@ -46,11 +47,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups."""
+    """A model's totals (`latency_ms`: a table's prediction), its layers in topological order, and its groups.
+
+    `file` is what the file says of itself, `paths` where each layer and group stands in the network, by name
+    (`layer1.0.conv1`).
+    """
 
     model: Resources
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
+    file: FileDescription
+    paths: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,8 @@ def inspect(model: Source, **options: Unpack[InspectKeywords]) -> Inspection:
         source = load_without_weights(model)
     if settings.write_plan is not None:
         prepare_output(Path(settings.write_plan), settings.overwrite, source, settings.table)
+    if settings.graph is not None:
+        _prepare_drawing(settings, source)
     trace = with_states(
         trace_model(source, settings.shapes, settings.batch_size, settings.choices, in_place=source is not model)
     )
@@ -130,7 +139,13 @@ def inspect(model: Source, **options: Unpack[InspectKeywords]) -> Inspection:
     if settings.write_plan is not None:
         write_atomically(Path(settings.write_plan), template(trace).encode())
     totals = cost.to_resources(source.size_bytes, prediction.latency_ms)
-    inspection = Inspection(totals, _layers(cost, trace, prediction.latency_by_layer), trace.groups)
+    layers = _layers(cost, trace, prediction.latency_by_layer)
+    paths = {
+        name: trace.paths[name] for name in [*(layer.name for layer in layers), *(group.name for group in trace.groups)]
+    }
+    inspection = Inspection(totals, layers, trace.groups, source.description, paths)
+    if settings.graph is not None:
+        _draw(trace, source, Path(settings.graph))
     cautions = (*notes(trace), *trace.folded.unfinished, *prediction.table_notes)
     if settings.sensitivity and settings.data is not None:
         from netadapt_onnx.search.sensitivity import sensitivity as measure_sensitivity
@@ -154,6 +169,25 @@ def _check_question(sensitivity: bool, data: File | None, explained: str | None)
     if sensitivity and (data is None or explained is not None):
         why = "needs data to judge by" if data is None else "and an explanation are two questions"
         raise NetadaptError(f"--sensitivity {why}", hint="give --data alone", code="usage")
+
+
+def _prepare_drawing(settings: InspectOptions, source: Model) -> None:
+    """Raise NetadaptError where a drawing cannot be made or may not be written."""
+    from netadapt_onnx.reporting.graphviz import require_drawable
+
+    assert settings.graph is not None
+    file = Path(settings.graph)
+    require_drawable(file)
+    prepare_output(file, settings.overwrite, source, settings.table)
+    if settings.write_plan is not None and Path(settings.write_plan).absolute() == file.absolute():
+        raise NetadaptError(f"{file} would be both the plan and the drawing", hint="name two files", code="usage")
+
+
+def _draw(trace: Trace, source: Model, file: Path) -> None:
+    from netadapt_onnx.reporting.network_drawing import draw_groups
+    from netadapt_onnx.surgery.layer_graph import layer_graph
+
+    draw_groups(layer_graph(trace), file, f"{source.path.name}: groups of channels")
 
 
 @dataclass(frozen=True)

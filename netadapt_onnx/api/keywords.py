@@ -22,9 +22,9 @@ from netadapt_onnx.search.allowed_counts import Floors, Steps
 from netadapt_onnx.search.executors.opening import Gpus
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.options import Portfolio, Proposals, Rank, ReductionOf, Start, Strategy
 from netadapt_onnx.search.presets import Preset
 from netadapt_onnx.search.run_options import Evaluate
+from netadapt_onnx.search.search_options import Portfolio, Proposals, Rank, ReductionOf, Start, Strategy
 from netadapt_onnx.search.target_devices import Devices, Tables
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.labels import Choices
@@ -67,6 +67,7 @@ class AdaptKeywords(TypedDict, total=False):
     gpus: Gpus
     job_timeout: str | float
     resume: bool
+    live: bool
     progress: Progress | None
     log: Callable[[str], None] | None
     table: Tables
@@ -95,6 +96,7 @@ class BundleKeywords(TypedDict, total=False):
     ep_options: Mapping[str, str]
     threads: int
     deploy: Literal["float", "int8"]
+    compare: Source | None
     data: File | None
     models: int | None
     time_cap_s: float
@@ -167,6 +169,7 @@ class InspectKeywords(TypedDict, total=False):
     table: File | None
     explained: str | None
     write_plan: File | None
+    graph: File | None
     sensitivity: bool
     data: File | None
     criterion: str | Criterion
@@ -176,6 +179,23 @@ class InspectKeywords(TypedDict, total=False):
     overwrite: bool
     shapes: Mapping[str, tuple[int, ...]]
     batch_size: int
+
+
+class MeasureLatencyKeywords(TypedDict, total=False):
+    """The options of `measure_latency`."""
+
+    device: str | Device
+    ep: str
+    ep_options: Mapping[str, str]
+    ep_library: str | None
+    threads: int
+    time_cap_s: float
+    python: str
+    perf_test: File | None
+    keep: bool
+    shapes: Mapping[str, tuple[int, ...]]
+    batch_size: int
+    log: Callable[[str], None] | None
 
 
 class ProfileKeywords(TypedDict, total=False):

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from netadapt_onnx.common.options import CheckedOptions, File, SharedOptions, option, same_option
+from netadapt_onnx.common.options import (
+    DEVICES,
+    NEEDED,
+    RUNNING,
+    TRAINING,
+    CheckedOptions,
+    File,
+    SharedOptions,
+    option,
+    same_option,
+)
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.source import Source
@@ -25,7 +35,8 @@ LearningRateSchedule = Literal["one-cycle", "cosine"]
 
 
 _CRITERIA = (
-    "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random or first; by data: obs, taylor, fisher, activation."
+    "How channels are ranked: by their weights (l2, l1, group-l2, fpgm, bn-scale), by the data (obs, taylor, fisher, "
+    "activation), or random, first."
 )
 _DATA = "A path, `FILE.py:FUNCTION`, or a `DataSource`."
 
@@ -34,28 +45,40 @@ _DATA = "A path, `FILE.py:FUNCTION`, or a `DataSource`."
 class PruneOptions(CheckedOptions):
     """How much `prune` removes, by which criterion, and what is done to the rest."""
 
-    ratio: float | None = option(None, "Share of channels to remove from every prunable group.", is_share=True)
+    ratio: float | None = option(None, "Share of the channels to remove from every prunable group.", is_share=True)
     keep: Mapping[str, int | float | str] | None = option(
         None,
-        "Channels to keep in a group, as a count or a share (0.5x, 50%); may be repeated.",
+        "Channels to keep in one group, as a count or a share (0.5x, 50%); may be repeated.",
         metavar="GROUP=N|0.5x",
         is_repeated=True,
     )
     budget: Iterable[str] | str | None = option(
-        None, "Cut uniformly until this holds; may be repeated.", metavar="macs=0.5x", is_repeated=True
+        None,
+        "Cut every group by the same share until this budget holds; may be repeated.",
+        metavar="macs=0.5x",
+        is_repeated=True,
     )
-    plan: File | None = option(None, "Keep what this file says (see `inspect --write-plan`).", is_path=True)
+    plan: File | None = option(
+        None, "Keep the channels that this plan file lists (see `inspect --write-plan`).", is_path=True
+    )
     global_: bool = option(
         False, "Rank the channels of all groups together instead of group by group.", flag="--global"
     )
     criterion: str | Criterion = option("l2", _CRITERIA)
-    step: int | None = option(None, "Keep multiples of this many channels.", at_least=1)
+    step: int | None = option(None, "Keep channel counts that are multiples of this.", at_least=1)
     data: File | None = option(None, _DATA, on_command_line=False)
-    reconstruct: bool | None = option(None, "Solve what is left by least squares to put out what it did.")
-    check: bool = option(False, "Prove that pruned equals masked. Without -o always done.", flag="--verify")
+    reconstruct: bool | None = option(
+        None,
+        "Solve the remaining weights by least squares, so that each layer puts out what it did before; needs --data.",
+    )
+    check: bool = option(
+        False,
+        "Prove that the pruned model computes what the masked original does. Always done without -o.",
+        flag="--verify",
+    )
     table: File | None = option(
         None,
-        "Predict the latency by this table from `profile`, and propose counts near by that are faster.",
+        "Predict the latency from this table, made by `profile`, and propose faster channel counts nearby.",
         is_path=True,
     )
     choices: Choices | None = option(None, "Of attention, and of states that may change.", on_command_line=False)
@@ -73,6 +96,13 @@ class InspectOptions(CheckedOptions):
         None, "Show what a group, layer or tensor is tied to.", flag="--explain", metavar="NAME"
     )
     write_plan: File | None = option(None, "Write a plan of every group, to edit for prune.", is_path=True)
+    graph: File | None = option(
+        None,
+        "Draw the network with its groups in colours: .svg needs Graphviz, .html nothing but a browser, .dot is "
+        "Graphviz's text.",
+        metavar="FILE.svg|html|dot",
+        is_path=True,
+    )
     sensitivity: bool = option(False, "Show what cutting each group alone to 0.75, 0.5, 0.25 loses.")
     data: File | None = option(None, _DATA, on_command_line=False)
     criterion: str | Criterion = option("l2", _CRITERIA)
@@ -88,8 +118,8 @@ class InspectOptions(CheckedOptions):
 class EvaluateOptions(CheckedOptions):
     """What `evaluate` measures of models, and how."""
 
-    split: SplitName = option("val", "Held-out samples.", choices=get_args(SplitName))
-    timed: bool = option(True, "Time the models too.", flag="--latency/--no-latency")
+    split: SplitName = option("val", "Which samples of the data to evaluate on.", choices=get_args(SplitName))
+    timed: bool = option(True, "Also measure the latency of the models.", flag="--latency/--no-latency")
     energy: bool = option(False, "Measure this too, in mJ of a run on this machine.", on_command_line=False)
     ep: str = same_option(SharedOptions, "ep")
     threads: int = same_option(SharedOptions, "threads")
@@ -99,36 +129,78 @@ class EvaluateOptions(CheckedOptions):
 
 
 @dataclass(frozen=True)
+class MeasureLatencyOptions(CheckedOptions):
+    """Where `time` runs models, how, and for how long."""
+
+    device: str | Device = option(
+        "local", "Where to measure: local, ssh://[user@]host[:port] or adb://SERIAL.", metavar="DEVICE"
+    )
+    ep: str = same_option(SharedOptions, "ep")
+    ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
+    ep_library: str | None = same_option(SharedOptions, "ep_library")
+    threads: int = same_option(SharedOptions, "threads")
+    time_cap_s: float = option(
+        20.0, "Stop running the models after this long; opening them comes on top.", flag="--max-time", metavar="TIME"
+    )
+    python: str = same_option(SharedOptions, "python")
+    perf_test: File | None = same_option(SharedOptions, "perf_test")
+    keep: bool = same_option(SharedOptions, "keep")
+    shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
+    batch_size: int = same_option(SharedOptions, "batch_size")
+    log: Callable[[str], None] | None = same_option(SharedOptions, "log")
+
+
+@dataclass(frozen=True)
 class FinetuneOptions(CheckedOptions):
     """How `finetune` trains."""
 
-    teacher: Source | None = option(None, "Learn from this model's outputs; needs no labels.", is_path=True)
-    epochs: int = option(6, "Passes over the data.", at_least=1)
+    SECTION: ClassVar[str] = TRAINING
+
+    teacher: Source | None = option(
+        None, "Learn from the outputs of this model, e.g. the original; needs no labels.", is_path=True, section=NEEDED
+    )
+    epochs: int = option(6, "Number of passes over the data.", at_least=1)
     lr: float | Literal["auto"] | None = option(
         None,
-        "Highest learning rate; auto tests a range first.",
+        "Highest learning rate; auto finds one by a range test first.",
         metavar="auto|X",
         default_text="the usual one of such a network",
     )
-    from_scratch: bool = option(False, "Draw all weights anew, by kind of layer, and train from there.")
-    optimizer: Optimizer = option("sgd", "SGD is Nesterov's.", choices=get_args(Optimizer))
+    from_scratch: bool = option(
+        False, "Initialise all weights anew, as usual for each kind of layer, and train from there."
+    )
+    optimizer: Optimizer = option(
+        "sgd", "The optimiser; sgd uses Nesterov momentum.", choices=get_args(Optimizer), is_advanced=True
+    )
     schedule: LearningRateSchedule = option(
-        "one-cycle", "How the learning rate moves.", choices=get_args(LearningRateSchedule)
+        "one-cycle", "The learning rate schedule.", choices=get_args(LearningRateSchedule), is_advanced=True
     )
     weight_decay: float | None = option(
-        None, "Of weights, not of norms and biases.", metavar="X", at_least=0, default_text="5e-4; adamw: 0.05"
+        None,
+        "Weight decay; normalisations and biases have none.",
+        metavar="X",
+        at_least=0,
+        default_text="5e-4; adamw: 0.05",
+        is_advanced=True,
     )
     batch_size: int | None = option(
-        None, "Samples per step.", metavar="N", at_least=1, default_text="128, or what fits"
+        None, "Samples in a training step.", metavar="N", at_least=1, default_text="128, or what fits"
     )
     augment: bool | None = option(
         None,
-        "Show several views of each picture; without a teacher, shift and mirror it at random.",
+        "Show several views of each picture; without a teacher, shift and mirror pictures at random.",
         flag="--augment/--no-augment",
         default_text="with a teacher, where the data are few",
     )
-    tensorboard: File | None = option(None, "Log there for TensorBoard too.", metavar="DIR", is_path=True)
-    resume: bool = option(False, "Go on with a training that was killed.")
+    tensorboard: File | None = option(
+        None,
+        "Also write a TensorBoard log to this directory.",
+        metavar="DIR",
+        is_path=True,
+        section=RUNNING,
+        is_advanced=True,
+    )
+    resume: bool = option(False, "Continue a training that was interrupted.", section=RUNNING)
     seed: int = same_option(SharedOptions, "seed")
     overwrite: bool = same_option(SharedOptions, "overwrite")
     shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
@@ -140,8 +212,13 @@ class FinetuneOptions(CheckedOptions):
 class ProfileOptions(CheckedOptions):
     """Where `profile` measures, how models run there, and for how long."""
 
+    SECTION: ClassVar[str] = RUNNING
+
     device: str | Device = option(
-        "local", "Where to measure: local, ssh://[user@]host[:port] or adb://SERIAL.", metavar="DEVICE"
+        "local",
+        "Where to measure: local, ssh://[user@]host[:port] or adb://SERIAL.",
+        metavar="DEVICE",
+        section=DEVICES,
     )
     ep: str = same_option(SharedOptions, "ep")
     ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
@@ -154,25 +231,27 @@ class ProfileOptions(CheckedOptions):
     keep: bool = same_option(SharedOptions, "keep")
     held_out: int = option(
         0,
-        "Then time N other widths and compare with the prediction.",
+        "Afterwards time N other widths, and compare the table's predictions with them.",
         flag="--validate",
         metavar="N",
         at_least=0,
     )
-    plot: File | None = option(None, "Draw predicted against measured times.", metavar="FILE.svg|png", is_path=True)
-    per_layer: bool = option(False, "Show where the time goes, by layer and by group.")
+    plot: File | None = option(
+        None, "Draw the predicted against the measured times of --validate.", metavar="FILE.svg|png", is_path=True
+    )
+    per_layer: bool = option(False, "Show how the time is spread over layers and groups.")
     models: int | None = option(
         None, "How many versions; None: as many as the execution provider needs.", on_command_line=False
     )
     time_cap_s: float = option(
         100.0,
-        "Stop building after this long, with what was measured; if that is too little for a table, after three times "
-        "as long, or a minute.",
+        "Stop measuring after this long and make the table of what there is. If that is too little for a table, stop "
+        "after three times as long, or a minute.",
         flag="--max-time",
         metavar="TIME",
     )
     seed: int = same_option(SharedOptions, "seed")
-    overwrite: bool = option(False, "Measure anew even if the table exists.")
+    overwrite: bool = option(False, "Replace an existing table and measure everything anew.")
     shapes: Mapping[str, tuple[int, ...]] = same_option(SharedOptions, "shapes")
     batch_size: int = same_option(SharedOptions, "batch_size")
     progress: Progress | None = same_option(SharedOptions, "progress")
@@ -183,11 +262,21 @@ class ProfileOptions(CheckedOptions):
 class BundleOptions(CheckedOptions):
     """What `profile bundle` packs, and how models run on the device."""
 
-    shards: int = option(1, "Shares for N devices of one kind: each runs `run.sh K`.", metavar="N", at_least=1)
+    SECTION: ClassVar[str] = RUNNING
+
+    shards: int = option(
+        1, "Split the measurements between N devices of one kind; device K runs `run.sh K`.", metavar="N", at_least=1
+    )
     ep: str = same_option(SharedOptions, "ep")
     ep_options: Mapping[str, str] = same_option(SharedOptions, "ep_options")
     threads: int = same_option(SharedOptions, "threads")
     deploy: Literal["float", "int8"] = same_option(SharedOptions, "deploy")
+    compare: Source | None = option(
+        None,
+        "Instead of a table's measurements, time MODEL beside this model, such as the original of a result.",
+        metavar="ORIGINAL",
+        is_path=True,
+    )
     data: File | None = option(None, _DATA, on_command_line=False)
     models: int | None = same_option(ProfileOptions, "models")
     time_cap_s: float = same_option(ProfileOptions, "time_cap_s", on_command_line=False)

@@ -16,8 +16,10 @@ from netadapt_onnx.common.files import aside
 from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.progress import reporter
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.model import Model
-from netadapt_onnx.graph.original_file import as_given
+from netadapt_onnx.graph.original_file import as_given, runs_as_given
+from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.breakdown import Part, by_group, by_layer
 from netadapt_onnx.profilers.devices.opening import open_device
 from netadapt_onnx.profilers.execution import Execution
@@ -204,12 +206,15 @@ class BundleResult:
 def bundle(model: Source, out: File, **options: Unpack[BundleKeywords]) -> BundleResult:
     """Write a zip that measures `models` versions of `model` wherever it is unpacked and run, for `import_results`.
 
-    Raises NetadaptError if onnxruntime 1.16 could not read the model, naming the node.
+    With `compare` it times `model` beside that one instead, for `import_comparison`. Raises NetadaptError if
+    onnxruntime 1.16 could not read a model, naming the node.
     """
     settings = from_keywords(BundleOptions, options)
     path = Path(out)
     source = open_model(model)
     prepare_output(path, settings.overwrite, source)
+    if settings.compare is not None:
+        return _comparison_bundle(path, source, open_model(settings.compare), settings)
     trace = trace_model(source, settings.shapes, settings.batch_size)
     require_prunable(trace, source.path)
     deploy = deployment(settings.deploy, trace.folded, settings.data)
@@ -232,6 +237,65 @@ def bundle(model: Source, out: File, **options: Unpack[BundleKeywords]) -> Bundl
         progress=settings.progress or reporter(),
     )
     return BundleResult(path, count, settings.shards, path.stat().st_size, bundle_folder(path), (note,) if note else ())
+
+
+def _comparison_bundle(path: Path, model: Model, original: Model, settings: BundleOptions) -> BundleResult:
+    """A zip that times two files beside one another, as their owner runs them."""
+    from netadapt_onnx.profilers.bundle.compare import write_comparison
+    from netadapt_onnx.profilers.bundle.write import bundle_folder
+
+    if settings.shards != 1:
+        raise NetadaptError("--shards splits a table's measurements", hint="leave it out with --compare", code="usage")
+    folded = [fold(one.proto, dict(settings.shapes), settings.batch_size) for one in (model, original)]
+    if folded[0].specs != folded[1].specs:
+        raise NetadaptError(f"{model.path} and {original.path} take different inputs", code="usage")
+    deploy = deployment(settings.deploy, folded[0], settings.data)
+    execution = Execution(settings.ep, settings.threads, settings.ep_options, deploy=deploy)
+    forms = [runs_as_given(one) if settings.deploy == "float" else (one.proto, "") for one in (model, original)]
+    names = [str(model.path.name), str(original.path.name)]
+    if names[0] == names[1]:
+        names = [f"{one.path.absolute().parent.name}/{one.path.name}" for one in (model, original)]
+    protos = {name: proto for name, (proto, _) in zip(names, forms, strict=True)}
+    if len(protos) < 2:
+        raise NetadaptError(f"{model.path} is compared with itself", hint="--compare names the original", code="usage")
+    write_comparison(path, protos, random_inputs(folded[0].specs), execution)
+    notes = tuple(note for _, note in forms if note)
+    return BundleResult(path, 2, 1, path.stat().st_size, bundle_folder(path), notes)
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """The time of `model` beside `original`, in ms, as a device measured it; `ratio` is model / original."""
+
+    device: Mapping[str, object]
+    model: str
+    original: str
+    latency_ms: Latency
+    original_latency_ms: Latency
+    ratio: float
+    ci95: tuple[float, float]
+    sessions: int
+
+
+def import_comparison(results: Sequence[File]) -> ComparisonResult:
+    """Read the results of a bundle that times two models, of one run or of several on one device.
+
+    Raises NetadaptError for files that are something else, or of different bundles or devices.
+    """
+    from netadapt_onnx.profilers.bundle.compare import read_comparison
+
+    read = read_comparison([Path(file) for file in results])
+    ratio = read.ratio
+    return ComparisonResult(
+        read.device,
+        read.names.model,
+        read.names.original,
+        latency(ratio.model),
+        latency(ratio.reference),
+        ratio.median,
+        ratio.ci95,
+        ratio.model.sessions,
+    )
 
 
 @dataclass(frozen=True)

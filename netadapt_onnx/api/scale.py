@@ -157,7 +157,7 @@ def _table(
     if all(budget.resource != "latency" for budget in options.budgets):
         return None
     run.journal.require_unchanged(table_file(run.path))
-    built = built_table(run.path, network.trace, execution, TablePlan(seed=options.seed), progress)
+    built = built_table(table_file(run.path), network.trace, execution, TablePlan(seed=options.seed), progress)
     run.journal.seal(table_file(run.path))
     return built
 

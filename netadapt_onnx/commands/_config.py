@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from netadapt_onnx.commands._help import SectionedOption
+from netadapt_onnx.common.options import RUNNING
 from netadapt_onnx.errors import NetadaptError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,7 +48,10 @@ def configured(
         is_eager=True,
         expose_value=False,
         callback=read,
-        help=f"netadapt.toml or pyproject.toml with a section [{section}]; else found upwards. Flags win.",
+        cls=SectionedOption,
+        section=RUNNING,
+        help=f"Read options from section [{section}] of this netadapt.toml or pyproject.toml; without it one is looked "
+        "for here and in the folders above. Flags override it.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from netadapt_onnx.commands._help import SectionedOption
 from netadapt_onnx.common.options import Declared, check_bounds, declared_options, share_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -70,7 +71,13 @@ def decorated(*options: Callable[[Command], Command]) -> Callable[[Command], Com
 def click_option(declared: Declared, **changes: Any) -> Callable[[Command], Command]:
     """A declared option as a decorator of a command; `changes` are other arguments of `click.option`."""
     option = declared.option
-    arguments: dict[str, Any] = {"help": option.help, "required": declared.is_required}
+    arguments: dict[str, Any] = {
+        "cls": SectionedOption,
+        "help": option.help,
+        "required": declared.is_required,
+        "section": declared.section,
+        "is_advanced": option.is_advanced,
+    }
     if declared.type.removesuffix(" | None") == "bool":
         arguments["is_flag"] = True
         if "/" in declared.flag:

@@ -18,6 +18,7 @@ class Parameter:
     repeated: bool
     default: str | None
     help: str
+    section: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,4 +62,5 @@ def _parameter(parameter: click.Parameter, context: click.Context) -> Parameter:
         parameter.multiple,
         (", ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)) if shown else None,
         parameter.help or "",
+        getattr(parameter, "section", ""),
     )

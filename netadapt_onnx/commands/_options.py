@@ -10,8 +10,10 @@ import click
 
 from netadapt_onnx.api.options import GateOptions
 from netadapt_onnx.commands._declared import Command, click_option, decorated
+from netadapt_onnx.commands._help import SectionedOption
 from netadapt_onnx.common.amounts import parse_amount, parse_seconds
-from netadapt_onnx.common.options import SharedOptions, declared_options
+from netadapt_onnx.common.options import DATA as READING
+from netadapt_onnx.common.options import NEEDED, OUTPUT, RUNNING, SharedOptions, declared_options
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
@@ -19,8 +21,29 @@ if TYPE_CHECKING:
 # Where the context of a command keeps which of -v and -q was given last.
 VERBOSITY = "netadapt_onnx.verbosity"
 
-MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+# Where the context of a command keeps the model that it was given.
+GIVEN_MODEL = "netadapt_onnx.model"
+
+
+def _keep_model(context: click.Context, _: click.Parameter, model: Path | None) -> Path | None:
+    context.meta[GIVEN_MODEL] = model
+    return model
+
+
+MODEL = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL", callback=_keep_model)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+
+
+def needed(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """An option of a command's own that help shows among what the command needs."""
+    return click.option(*names, cls=SectionedOption, section=NEEDED, **attributes)
+
+
+def of_run(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """An option of a command's own on how it runs."""
+    return click.option(*names, cls=SectionedOption, section=RUNNING, **attributes)
+
+
 SHAPE = click_option(declared_options(SharedOptions)["shapes"])
 # What the file leaves open.
 shaped = decorated(SHAPE, click_option(declared_options(SharedOptions)["batch_size"], type=click.IntRange(min=1)))
@@ -31,7 +54,7 @@ chosen = decorated(
         default="heads",
         show_default=True,
         type=click.Choice(["heads", "dims"]),
-        help="What goes of attention: whole heads, or the same dimensions of every head.",
+        help="What is removed from attention: whole heads, or the same dimensions of every head.",
     ),
     click.option(
         "--resize-io",
@@ -72,7 +95,7 @@ def _source(context: click.Context, _: click.Parameter, text: str | None) -> Dat
     return DataSource(text, **reading)
 
 
-def data_options(*, required: bool = True, use: str = "Samples") -> Callable[[Command], Command]:
+def data_options(*, required: bool = True, use: str = "Samples", section: str = NEEDED) -> Callable[[Command], Command]:
     """`--data` and what says how it is read; the command gets them as one `DataSource`."""
     return decorated(
         click.option(
@@ -80,23 +103,36 @@ def data_options(*, required: bool = True, use: str = "Samples") -> Callable[[Co
             required=required,
             metavar="DATA",
             callback=_source,
-            help=f"{use}: an .npz of x_train, y_train, x_val, ..., a folder of pictures by class, of CIFAR or MNIST "
-            "files, or FILE.py:FUNCTION; labels are optional.",
+            cls=SectionedOption,
+            section=section,
+            help=f"{use}: an .npz with x_train, y_train, x_val, ..., a folder with a subfolder of pictures for each "
+            "class, a folder of CIFAR or MNIST files, or FILE.py:FUNCTION. Labels are optional.",
         ),
         click.option(
             "--task",
             type=click.Choice(["classification", "regression", "segmentation", "distillation"]),
-            help="What labels mean, where they leave a choice; distillation trains without them.",
+            help="What the labels mean, where that is not clear from them; distillation ignores them.",
             **_EARLY,
         ),
-        click.option("--resize", metavar="N|HxW", help="Pictures: the shorter side, or height and width.", **_EARLY),
-        click.option("--crop", metavar="N|HxW", help="Pictures: then their middle.", **_EARLY),
-        click.option("--mean", metavar="X[,X,X]", help="Bytes become (x / 255 - mean) / std, per channel.", **_EARLY),
+        click.option(
+            "--resize", metavar="N|HxW", help="Resize pictures: their shorter side, or height and width.", **_EARLY
+        ),
+        click.option("--crop", metavar="N|HxW", help="Crop the middle of the resized pictures.", **_EARLY),
+        click.option(
+            "--mean", metavar="X[,X,X]", help="Normalise bytes to (x / 255 - mean) / std, per channel.", **_EARLY
+        ),
         click.option("--std", metavar="X[,X,X]", help="See --mean.", **_EARLY),
     )
 
 
-_EARLY: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": _keep_reading}
+_EARLY: dict[str, Any] = {
+    "is_eager": True,
+    "expose_value": False,
+    "callback": _keep_reading,
+    "cls": SectionedOption,
+    "section": READING,
+    "is_advanced": True,
+}
 DATA = data_options()
 
 
@@ -118,14 +154,14 @@ def _verbosity(context: click.Context, option: click.Parameter, is_set: bool) ->
         context.meta[VERBOSITY] = option.name
 
 
-_FLAG: dict[str, Any] = {"is_flag": True, "expose_value": False}
-_VERBOSE = "Say what happens on stderr, also where it is no terminal."
+_FLAG: dict[str, Any] = {"is_flag": True, "expose_value": False, "cls": SectionedOption, "section": OUTPUT}
+_VERBOSE = "Log what happens to stderr, even if that is not a terminal."
 # Read by the frame (`cli.py`) and the renderer, in every command's help.
 common = decorated(
-    click.option("--json", **_FLAG, help="One JSON document on stdout."),
+    click.option("--json", **_FLAG, help="Print the result as one JSON document."),
     click.option("-v", "--verbose", **_FLAG, callback=_verbosity, help=_VERBOSE),
-    click.option("-q", "--quiet", **_FLAG, callback=_verbosity, help="No progress, and not what to run next."),
-    click.option("--debug", **_FLAG, help="Show tracebacks and warnings."),
+    click.option("-q", "--quiet", **_FLAG, callback=_verbosity, help="Show neither progress nor what to run next."),
+    click.option("--debug", **_FLAG, help="Show tracebacks and the warnings of libraries."),
 )
 
 

@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from netadapt_onnx.commands._adapt_text import plan_text, result_text
 from netadapt_onnx.commands._config import configured
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
+from netadapt_onnx.commands._help import SectionedCommand
+from netadapt_onnx.commands._next import again, interruptible, unused_path
+from netadapt_onnx.commands._options import DATA, MODEL, common, needed, of_run, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
-from netadapt_onnx.common.escape import escape
-from netadapt_onnx.common.options import word_of
-from netadapt_onnx.errors import NetadaptError, is_interruption
-from netadapt_onnx.reporting import REPORT_FILE
-from netadapt_onnx.reporting.table_rows import result_rows, scores, target_cells, verdict
+from netadapt_onnx.common.escape import shell_command
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.options import AdaptOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.source import DataSource
-    from netadapt_onnx.search.result import AdaptResult, Deployed, DryRun, Latency
-
-# Widths of more groups than this would fill the screen; every iteration's plan.toml has them.
-MOST_WIDTHS = 24
-VERDICTS = {True: "met", False: "MISSED", None: "predicted to be met"}
+    from netadapt_onnx.search.result import AdaptResult
 
 
-@click.command("adapt")
+@click.command("adapt", cls=SectionedCommand)
 @MODEL
 @DATA
-@click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory; required.")
+@needed(
+    "-o",
+    "out",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Directory of the run.  [required, except with --dry-run]",
+)
 @declared(AdaptOptions)
-@click.option("--dry-run", is_flag=True, help="Show the first iteration's proposals and stop.")
+@of_run("--dry-run", is_flag=True, help="Show the proposals of the first iteration, and stop before any is tried.")
 @configured("adapt", without=("resume", "dry-run"), files=("table", "data"))
 @common
 def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **options: Any) -> CommandResult:
-    """Make MODEL smaller, a group of channels at a time, until every budget holds as measured on this machine.
+    """Make MODEL smaller until it meets every budget, as measured on the device, with the least accuracy lost.
 
-    RUN holds everything of the run; RUN/model.onnx is the result.
+    The result is RUN/model.onnx, and RUN/report.html explains it. RUN holds everything of the run.
+    Exit codes: 0: target met, 1: ran, target not met, 2: error, or the device was too busy to tell.
 
     \b
     Examples:  netadapt-onnx adapt model.onnx --data data.npz --budget latency=0.6x -o run
@@ -52,22 +55,68 @@ def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **op
 
     keywords = keywords_of(options)
     if dry_run:
-        with render.progress_bar("planning"):
-            proposals = api.dry_run(model, data, **keywords)
-        return CommandResult(proposals, _plan)
+        return _dry_run(model, data, out, keywords)
     if out is None:
-        raise click.UsageError("Missing option '-o': the directory of the run")
-    try:
-        with render.progress_bar("adapting") as log:
-            result = api.adapt(model, data, out=out, log=log, **keywords)
-            result = replace(result, notes=(*result.notes, *write_report(out)))
-    except BaseException as error:
-        if not is_interruption(error) or not out.joinpath("run.json").exists():
-            raise
-        raise KeyboardInterrupt("nothing is lost: repeat the command with --resume") from error
+        raise click.UsageError("Missing option '-o', the directory of the run")
+    go_on = again("--resume")
+    with interruptible(lambda: _kept(out, go_on)), render.progress_bar("adapting") as log:
+        result = api.adapt(model, data, out=out, log=log, **keywords)
+        result = replace(result, notes=(*result.notes, *write_report(out)))
+    follow = next_step(result, out, model, data, options)
+    hint = f"the best model so far is kept; when the machine is quiet, go on with `{go_on}`"
+    return answered(result, lambda shown: result_text(shown, out, model, follow), hint)
+
+
+def _dry_run(model: Path, data: DataSource, out: Path | None, keywords: Mapping[str, Any]) -> CommandResult:
+    """The plan of the first iteration, with the command that runs it by the same tables."""
+    from netadapt_onnx.api import adapt as api
+
+    name = Path(model.stem) if out is None else out
+    go_on = again()
+    with interruptible(lambda: f"what was measured is kept; go on with `{go_on}`"), render.progress_bar("planning"):
+        proposals = api.dry_run(model, data, tables_beside=name, **keywords)
+    tables = [word for name, file in proposals.tables.items() for word in ("--table", _named_table(name, file))]
+    run = () if out is not None else ("-o", unused_path(Path("run")))
+    follow = again(*run, *tables, without=("--dry-run",))
+    return CommandResult(proposals, lambda shown: plan_text(shown, follow))
+
+
+def _named_table(resource: str, file: Path) -> str:
+    """A table as `--table` takes it: of a named device with its name."""
+    device = resource.partition("@")[2]
+    return f"{device}={file}" if device else str(file)
+
+
+def _kept(run: Path, go_on: str) -> str:
+    """What an interrupted run leaves, and how to go on with it."""
+    if not run.joinpath("run.json").exists():
+        return "nothing was written yet"
+    return f"nothing is lost, {run} has all results so far; go on with `{go_on}`"
+
+
+def next_step(result: AdaptResult, run: Path, model: Path, data: DataSource, options: Mapping[str, Any]) -> str:
+    """The command to run after a search: it compares the result with the original, on the device where that can be.
+
+    Args:
+        result: The result of the search.
+        run: The run's directory.
+        model: The original.
+        data: The data of the search.
+        options: The options of `adapt`.
+    """
     seen = seen_as(options["shapes"], options["batch_size"])
-    hint = "--resume goes on when the machine is quiet; the best model so far is kept"
-    return answered(result, lambda shown: text(shown, out, model, data, seen), hint)
+    devices = [text.rpartition("=")[2] for text in options["device"]] or ["local"]
+    execution = [] if options["ep"] == "cpu" else ["--ep", options["ep"]]
+    execution += [] if options["threads"] == 1 else ["--threads", options["threads"]]
+    if "bundle" in devices:
+        bundle = unused_path(run.with_name(f"{run.name}-compare.zip"))
+        deploy = ["--deploy", options["deploy"], *data.flags] if options["deploy"] != "float" else []
+        words = ["profile", "bundle", result.model, "--compare", model, "-o", bundle, *execution, *deploy, *seen]
+        return shell_command(["netadapt-onnx", *words])
+    if devices != ["local"]:  # the latency on this machine says nothing of another device
+        words = ["time", model, result.model, "--device", devices[0], *execution, *seen]
+        return shell_command(["netadapt-onnx", *words])
+    return shell_command(["netadapt-onnx", "evaluate", model, result.model, *data.flags, *execution, *seen])
 
 
 def answered(result: AdaptResult, text: Callable[[Any], str], hint: str) -> CommandResult:
@@ -76,109 +125,3 @@ def answered(result: AdaptResult, text: Callable[[Any], str], hint: str) -> Comm
         return CommandResult(result, text, ok=result.met is not False)
     why = next((note for note in result.notes if "could not judge" in note), "could not judge")
     return CommandResult(result, text, ok=False, error=NetadaptError(why, hint=hint, code="could-not-judge"))
-
-
-def _plan(planned: DryRun) -> str:
-    rows = [
-        [p.group, *p.channels, *(render.amount(name, value) for name, value in p.resources.items())]
-        for p in planned.proposals
-    ]
-    parts = [
-        f"the first iteration is to bring {planned.driver} from "
-        f"{render.amount(planned.driver, planned.current[planned.driver])} to "
-        f"{render.amount(planned.driver, planned.target)}",
-        render.table(rows, ["group", "channels", "then", *planned.current]),
-    ]
-    if planned.skipped:
-        parts.append(f"no proposal of its own: {', '.join(planned.skipped)}")
-    chosen = ", ".join(f"{name.replace('_', '-')} {word_of(value)}" for name, value in planned.options.items())
-    parts.append(f"preset {planned.preset}: {chosen}")
-    return "\n\n".join([*parts, *planned.notes, "next: the same with -o RUN in the place of --dry-run"])
-
-
-def _models(result: AdaptResult) -> str:
-    """A row per target, where there were several."""
-    if len(result.models) < 2:
-        return ""
-    rows = [
-        [model.budget, verdict(model.met, model.stopped, VERDICTS), *target_cells(model), model.model]
-        for model in result.models
-    ]
-    return render.table(
-        rows, ["target", "", "macs", "params", "latency", result.accuracy.metric, "model"], text_columns=2
-    )
-
-
-def _latency(name: str, latency: Latency) -> str:
-    low, high = latency.ci95
-    return (
-        f"{name} measured in turn with the original, in {latency.sessions} fresh sessions each: {latency.ratio:.3f}x "
-        f"(95%: {low:.3f}x to {high:.3f}x), {render.milliseconds(latency.after_ms)} "
-        f"after {render.milliseconds(latency.before_ms)}; the table predicted "
-        f"{render.milliseconds(latency.predicted_ms)}"
-    )
-
-
-def _deployed(deployed: Deployed) -> str:
-    change, (before, after) = deployed.accuracy, scores(deployed.accuracy)
-    smaller = [render.size(size) for size in deployed.size_bytes]
-    return (
-        f"deployed as {deployed.precision} ({deployed.file}): {change.metric} ({change.split}) "
-        f"{before} before, {after} after; {smaller[0]} before, {smaller[1]} after"
-        + "".join(
-            f"; on {name} {render.score(change.metric, on_device.accuracy)}, here "
-            f"{render.score(change.metric, on_device.here)} of the same {on_device.samples} samples"
-            for name, on_device in deployed.devices.items()
-        )
-    )
-
-
-def text(result: AdaptResult, run: Path, model: Path, data: DataSource, shapes: Sequence[str] = ()) -> str:
-    """What happened, as tables, and what to try next, with the `shapes` that were given."""
-    changed = [[name, *counts] for name, counts in result.groups.items()]
-    parts = [
-        history(run, result.accuracy.metric),
-        _models(result),
-        render.table(changed, ["group", "channels before", "after"]),
-        f"without the branches {', '.join(result.removed)}" if result.removed else "",
-        render.table(result_rows(result), ["", "before", "after", "left"]),
-    ]
-    parts += [_deployed(result.deployed)] if result.deployed else []
-    parts += [_latency(name, latency) for name, latency in result.latencies.items()]
-    for name, comparison in result.measured.items():
-        parts.append(f"{name} measured beside the original: {comparison.ratio:.3f}x, {comparison.after:.4g}")
-    parts += result.notes
-    ends = "; ".join(f"{limit.budget} {verdict(limit.met, result.stopped, VERDICTS)}" for limit in result.limits)
-    page = f" and {escape(run / REPORT_FILE)}" if (run / REPORT_FILE).exists() else ""
-    parts.append(f"{ends} after {result.iterations} iterations and {result.seconds:.0f} s\nwrote {result.model}{page}")
-    parts.append(render.next_command("evaluate", model, result.model, *data.flags, *shapes))
-    return "\n\n".join(filter(None, parts))
-
-
-def history(run: Path, metric: str) -> str:
-    """A row per iteration: what was cut, accuracy, resources predicted and measured, all widths; empty without any."""
-    from netadapt_onnx.common.escape import printable_copy
-    from netadapt_onnx.search.netadapt import Step
-    from netadapt_onnx.search.run_directory.journal import read_history
-
-    steps = printable_copy(read_history(run, Step))
-    if not steps:
-        return ""
-    measured = list(dict.fromkeys(name for step in steps for name in step.accepted.measured))
-    # The resources that drove a step, in the order in which they did, and others that were measured.
-    resources = list(dict.fromkeys([*(step.driver for step in steps), *measured]))
-    headers = ["iteration", "group", "channels", "then", "accuracy*"]
-    for name in resources:
-        headers += [name if render.is_counted(name) else f"{name} predicted"]
-        headers += ["measured (95%)"] if name in measured else []
-    wide = len(steps[0].widths) > MOST_WIDTHS
-    rows = []
-    for step in steps:
-        row = [step.iteration, step.group, *step.channels, render.score(metric, step.accepted.accuracy)]
-        for name in resources:
-            row.append(render.amount(name, step.resources[name]))
-            if name in measured:
-                row.append(render.measured(name, step.accepted.measured, step.accepted.measured_ci95))
-        rows.append(row if wide else [*row, " ".join(map(str, step.widths.values()))])
-    table = render.table(rows, headers if wide else [*headers, "widths"], text_columns=2)
-    return f"{table}\n* on held-out samples, before the final training"

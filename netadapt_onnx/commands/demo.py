@@ -34,7 +34,8 @@ def command(folder: Path, overwrite: bool) -> CommandResult:
     """
     from netadapt_onnx.api.demo import DATA, MODEL, TABLE, demo
     from netadapt_onnx.api.report import write_report
-    from netadapt_onnx.commands.adapt import answered, text
+    from netadapt_onnx.commands._adapt_text import result_text
+    from netadapt_onnx.commands.adapt import answered
     from netadapt_onnx.data.source import DataSource
 
     with render.progress_bar("the demo") as log:
@@ -46,9 +47,10 @@ def command(folder: Path, overwrite: bool) -> CommandResult:
         ("adapt", folder / MODEL, "--data", folder / DATA, "--budget", "macs=0.3x", "-o", folder / "run2"),
     ]
     lines = "\n".join(f"      {shell_command(['netadapt-onnx', *words])}" for words in again)
-    data = DataSource(str(folder / DATA))
+    run, model = result.model.parent, folder / MODEL
+    first = shell_command(["netadapt-onnx", "evaluate", model, result.model, *DataSource(str(folder / DATA)).flags])
     return answered(
         result,
-        lambda shown: f"{text(shown, result.model.parent, folder / MODEL, data)}\n{lines}",
+        lambda shown: result_text(shown, run, model, f"{first}\n{lines}"),
         "run it again with --overwrite when the machine is quiet",
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from netadapt_onnx.commands._options import MEMORY_LIMIT, TIMEOUT, common, seen_as, shaped
+from netadapt_onnx.commands._options import MEMORY_LIMIT, OVERWRITE, TIMEOUT, common, seen_as, shaped
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
+from netadapt_onnx.common.escape import escape
 
 if TYPE_CHECKING:
     from netadapt_onnx.gating.compare import Diff
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
     default="text",
     help="The format of the result on stdout.",
 )
+@click.option(
+    "--graph",
+    type=click.Path(path_type=Path),
+    metavar="FILE.svg|html|dot",
+    help="Draw both as one network with the widths of A and of B: .svg needs Graphviz, .html nothing but a browser.",
+)
+@OVERWRITE
 @TIMEOUT
 @MEMORY_LIMIT
 @shaped
@@ -36,13 +45,21 @@ def command(a: str, b: str, form: str, **options: Any) -> CommandResult:
     \b
     Examples:  netadapt-onnx diff before.onnx after.onnx
                netadapt-onnx diff git:main model.onnx --format markdown
+               netadapt-onnx diff before.onnx after.onnx --graph widths.html
     """
     with render.spinner("comparing"):
         from netadapt_onnx.api.diff import diff
 
         result = diff(a, b, **options)
-    seen = seen_as(options["shapes"], options["batch_size"])
-    return CommandResult(result, lambda _: _text(result, form, a, b, seen), is_escaped=form == "markdown")
+    seen, drawing = seen_as(options["shapes"], options["batch_size"]), options["graph"]
+
+    def text(_: Diff) -> str:
+        lines = _text(result, form, a, b, seen)
+        if drawing is None or form == "markdown":
+            return lines
+        return render.with_line(lines, f"the drawing of both networks is in {escape(drawing)}")
+
+    return CommandResult(result, text, is_escaped=form == "markdown")
 
 
 def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:

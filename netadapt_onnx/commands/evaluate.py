@@ -9,6 +9,7 @@ import click
 
 from netadapt_onnx.api.options import EvaluateOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
+from netadapt_onnx.commands._next import interruptible
 from netadapt_onnx.commands._options import DATA, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MODEL...")
 @DATA
 @declared(EvaluateOptions)
-@click.option("--resource", type=click.Choice(["energy"]), help="Measure this too, in mJ of a run on this machine.")
+@click.option("--resource", type=click.Choice(["energy"]), help="Also measure this, in mJ per run on this machine.")
 @common
 def command(models: tuple[Path, ...], data: DataSource, resource: str | None, **options: Any) -> CommandResult:
-    """Show the accuracy, cost and latency of each MODEL; several are timed in turn, so that they compare.
+    """Show the accuracy, cost and latency of each MODEL. Several are timed in turn, so that their times compare.
 
-    Without labels each model is compared with the first one.
+    Without labels, accuracy is the agreement of each model with the first one.
 
     \b
     Example:  netadapt-onnx evaluate model.onnx run/model.onnx --data data.npz --split test
     """
-    with render.spinner("evaluating"):
+    with interruptible(lambda: "nothing is kept; run the command again"), render.spinner("evaluating"):
         from netadapt_onnx.api.evaluate import evaluate
 
         result = evaluate(models, data, energy=resource == "energy", **keywords_of(options))
@@ -52,7 +53,9 @@ def _text(result: Evaluation, seen: list[str]) -> str:
     parts = [render.table(rows, headers)]
     parts += result.notes
     if first.metric == "agreement":
-        parts.append("agreement: how far each answers as the first does, for want of labels")
+        parts.append(
+            "agreement: the share of samples on which a model answers as the first one does (the data have no labels)"
+        )
     paths = [m.path for m in result.models]
     words = ["diff", paths[0], paths[-1]] if paths[1:] else ["inspect", paths[0]]
     parts.append(render.next_command(*words, *seen))

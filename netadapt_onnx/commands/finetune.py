@@ -9,7 +9,9 @@ import click
 
 from netadapt_onnx.api.options import FinetuneOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._options import DATA, MODEL, common, seen_as
+from netadapt_onnx.commands._help import SectionedCommand
+from netadapt_onnx.commands._next import again, interruptible
+from netadapt_onnx.commands._options import DATA, MODEL, common, needed, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 from netadapt_onnx.reporting.table_rows import scores
@@ -31,23 +33,31 @@ def _rate(_: click.Context, __: click.Parameter, text: str | None) -> float | st
     return rate
 
 
-@click.command("finetune")
+@click.command("finetune", cls=SectionedCommand)
 @MODEL
 @DATA
-@click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the trained model here.")
+@needed("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the trained model to this file.")
 @declared(FinetuneOptions, {"lr": {"callback": _rate}})
 @common
 def command(model: Path, data: DataSource, output: Path, **options: Any) -> CommandResult:
-    """Train MODEL on the training split of the data; only its weights change.
+    """Train MODEL on the training samples of the data. Only its weights change, not its layers.
 
     \b
     Example:  netadapt-onnx finetune small.onnx --teacher model.onnx --data data.npz -o tuned.onnx
     """
-    with render.progress_bar("training") as log:
+    with interruptible(lambda: _kept(output)), render.progress_bar("training") as log:
         from netadapt_onnx.api.finetune import finetune
 
         result = finetune(model, data, output, log=log, **keywords_of(options))
     return CommandResult(result, lambda shown: _text(shown, model, data, seen_as(options["shapes"])))
+
+
+def _kept(output: Path) -> str:
+    """What an interrupted training leaves, and how to go on with it."""
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    if not checkpoint.exists():
+        return "nothing was kept, because no epoch was complete; run the command again"
+    return f"the training so far is kept in {checkpoint}; go on with `{again('--resume')}`"
 
 
 def _text(result: FinetuneResult, model: Path, data: DataSource, shapes: list[str]) -> str:
@@ -60,6 +70,6 @@ def _text(result: FinetuneResult, model: Path, data: DataSource, shapes: list[st
         f"{accuracy.metric} ({accuracy.split}): {before} before, {after} after "
         f"{result.seconds:.0f} s of training, {how}\n"
         + "".join(f"{note}\n" for note in result.notes)
-        + f"wrote {result.model}, each epoch in {result.log}\n"
+        + f"wrote {result.model}, and a line for each epoch to {result.log}\n"
         + render.next_command("evaluate", model, result.model, *data.flags, *shapes)
     )

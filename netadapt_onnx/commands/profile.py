@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,13 @@ import click
 
 from netadapt_onnx.api.options import ProfileOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._options import MODEL, common, data_options, seconds, seen_as
+from netadapt_onnx.commands._help import SectionedCommand
+from netadapt_onnx.commands._next import again, interruptible, unused_path
+from netadapt_onnx.commands._options import MODEL, common, data_options, needed, seconds, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape, shell_command
+from netadapt_onnx.common.options import DEVICES, declared_options
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.evaluate import Latency
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 DRIFT = 0.15
 
 
-class Profile(click.Command):
+class Profile(SectionedCommand):
     """`profile` with its subcommands `profile bundle` and `profile import`."""
 
     @property
@@ -46,8 +49,13 @@ class Profile(click.Command):
 
 @click.command("profile", cls=Profile)
 @MODEL
-@click.option("--table", type=click.Path(path_type=Path), required=True, help="The table; an unfinished one goes on.")
-@data_options(required=False, use="Inputs to calibrate --deploy int8 with")
+@needed(
+    "--table",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The table to write; an unfinished one is continued.",
+)
+@data_options(required=False, use="Inputs to calibrate --deploy int8 with", section=DEVICES)
 @declared(ProfileOptions, {"time_cap_s": {"type": click.STRING, "default": "100s", "callback": seconds}})
 @common
 def command(model: Path, table: Path, data: DataSource | None, **options: Any) -> CommandResult:
@@ -61,7 +69,7 @@ def command(model: Path, table: Path, data: DataSource | None, **options: Any) -
                netadapt-onnx profile model.onnx --table pi.jsonl --device ssh://pi@raspberrypi
     """
     logged: list[str] = []
-    with render.progress_bar("profiling") as shown:
+    with interruptible(lambda: _kept(table, options["overwrite"])), render.progress_bar("profiling") as shown:
         from netadapt_onnx.api.profile import profile
 
         def log(line: str) -> None:
@@ -71,7 +79,15 @@ def command(model: Path, table: Path, data: DataSource | None, **options: Any) -
 
         result = profile(model, table, data=data, log=None if shown is None else log, **keywords_of(options))
     seen = seen_as(options["shapes"], options["batch_size"])
-    return CommandResult(result, lambda shown: _text(shown, model, logged, seen))
+    follow = _follow(table, model, data, options)
+    return CommandResult(result, lambda shown: _text(shown, model, logged, follow, seen))
+
+
+def _kept(table: Path, overwrite: bool) -> str:
+    """What an interrupted build leaves, and how to go on with it."""
+    if overwrite or not table.exists():
+        return f"{table} is as it was; run the command again"
+    return f"what was measured is kept in {table}; go on with `{again()}`"
 
 
 def _circumstances(result: ProfileResult) -> list[str]:
@@ -91,13 +107,10 @@ def _takes(result: ProfileResult, model: Path, seen: Sequence[str]) -> str:
     normalised, own = _timed(result.latency_ms), result.as_given
     if own is None:
         return f"the model takes {normalised}"
-    name, again = (
-        escape(model.name),
-        shell_command(["netadapt-onnx", "prune", model.name, "--ratio", 0, "-o", "OUT.onnx", *seen]),
-    )
+    words = ["netadapt-onnx", "prune", model, "--ratio", 0, "-o", unused_path(Path("normalised.onnx")), *seen]
     return (
-        f"{name} as given takes {_timed(own.latency_ms)}, normalised, as the table has it, {normalised}: in turn "
-        f"{own.normalised_ratio:.3f}x; `{again}` writes it normalised"
+        f"{escape(model.name)} as given takes {_timed(own.latency_ms)}. Normalised, as the table has it, it takes "
+        f"{normalised}: {own.normalised_ratio:.3f}x, measured in turn; `{shell_command(words)}` writes it normalised"
     )
 
 
@@ -105,7 +118,25 @@ def _timed(latency: Latency) -> str:
     return f"{render.milliseconds(latency.median)} (95%: {latency.ci95[0]:.3g} to {latency.ci95[1]:.3g} ms)"
 
 
-def _text(result: ProfileResult, model: Path, logged: Sequence[str], seen: Sequence[str] = ()) -> str:
+def _follow(table: Path, model: Path, data: DataSource | None, options: Mapping[str, Any]) -> str:
+    """What to do with a table: adapt by it on the same device, where there are data to adapt with, or look at it."""
+    seen = seen_as(options["shapes"], options["batch_size"])
+    if data is None:
+        return render.next_command("inspect", model, "--table", table, *seen)
+    budget = ["--budget", "latency=0.7x", "--table", table, "-o", unused_path(Path("run"))]
+    return render.next_command("adapt", model, *data.flags, *budget, *_measured_by(options), *seen)
+
+
+def _measured_by(options: Mapping[str, Any]) -> list[object]:
+    """The options of this command by which `adapt` measures on the same device in the same way."""
+    usual = declared_options(ProfileOptions)
+    names = ("device", "ep", "ep_library", "threads", "deploy", "python", "perf_test")
+    changed = [name for name in names if options[name] not in (None, usual[name].default)]
+    pairs = [word for key, value in options["ep_options"].items() for word in ("--ep-option", f"{key}={value}")]
+    return [word for name in changed for word in (usual[name].flag, options[name])] + pairs
+
+
+def _text(result: ProfileResult, model: Path, logged: Sequence[str], follow: str, seen: Sequence[str] = ()) -> str:
     lines = [
         f"{result.table}: {result.cells} cells in {result.seconds:.0f} s on {result.device['cpu']}, "
         f"{result.device['ep']}, threads: {result.device['threads']}",
@@ -130,6 +161,5 @@ def _text(result: ProfileResult, model: Path, logged: Sequence[str], seen: Seque
                 for p in parts
             ]
             lines.append("\n" + render.table(rows, [title, "latency", "share", "cumulated"]) + "\n")
-    options = ("--data", "DATA.npz", "--budget", "latency=0.7x", "--table", result.table, "-o", "run")
-    lines.append(render.next_command("adapt", model, *options, *seen))
+    lines.append(follow)
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,7 @@ import click
 
 from netadapt_onnx.api.options import PruneOptions
 from netadapt_onnx.commands._declared import by_name, declared, keywords_of
+from netadapt_onnx.commands._next import again, interruptible, unused_path
 from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
@@ -28,7 +30,9 @@ def _group_and_amount(text: str) -> tuple[str, str]:
 
 @click.command("prune")
 @MODEL
-@click.option("-o", "output", type=click.Path(path_type=Path), help="Write the pruned model here.")
+@click.option(
+    "-o", "output", type=click.Path(path_type=Path), help="Write the pruned model to this file; without it, only check."
+)
 @data_options(required=False, use="Training samples for --reconstruct and for the criteria that need them")
 @declared(PruneOptions, {"keep": {"callback": by_name(_group_and_amount)}})
 @chosen
@@ -41,7 +45,7 @@ def command(
     resize_io: tuple[str, ...],
     **options: Any,
 ) -> CommandResult:
-    """Remove the channels of MODEL that matter least, with everything coupled to them.
+    """Remove the least important channels of MODEL, with everything in the graph that is coupled to them.
 
     \b
     Examples:  netadapt-onnx prune model.onnx --ratio 0.5 --verify
@@ -53,22 +57,40 @@ def command(
     from netadapt_onnx.api.prune import prune
     from netadapt_onnx.surgery.labels import Choices
 
-    with render.spinner("pruning"):
+    with interruptible(lambda: "nothing was written; run the command again"), render.spinner("pruning"):
         choices = Choices(attention, resize_io)
         result = prune(model, output, data=data, choices=choices, **keywords_of(options))
     proven = result.verify is None or result.verify.exact
-    # Of the written model: states that were cut have other sizes than the original's, which then cannot teach them.
-    training = [*(() if resize_io else ("--teacher", str(model))), *(data.flags if data else ("--data", "DATA.npz"))]
-    training += ["-o", "tuned.onnx", *seen_as(options["shapes"])]
+    follow = _follow(result, model, output, data, has_cut_states=bool(resize_io), seen=seen_as(options["shapes"]))
     warnings = (f"the cut is {result.warning}",) if result.warning else ()
     return CommandResult(
-        result, lambda shown: _text(shown, proven, training), ok=result.met and proven, warnings=warnings
+        result, lambda shown: _text(shown, proven, follow), ok=result.met and proven, warnings=warnings
     )
 
 
-def _text(result: PruneResult, proven: bool, training: list[str]) -> str:
+def _follow(
+    result: PruneResult,
+    model: Path,
+    output: Path | None,
+    data: DataSource | None,
+    *,
+    has_cut_states: bool,
+    seen: Sequence[str],
+) -> str:
+    """What to run next: write the model, train it where there are data, or else see what was gained."""
     from netadapt_onnx.api.prune import UntrainableResult
 
+    if output is None:
+        return f"next: {again('-o', unused_path(Path('pruned.onnx')))}"
+    if data is not None and not isinstance(result, UntrainableResult):
+        # States that were cut have other sizes than the original's, which then cannot teach them.
+        teacher = () if has_cut_states else ("--teacher", model)
+        words = [output, *teacher, *data.flags, "-o", unused_path(Path("tuned.onnx")), *seen]
+        return render.next_command("finetune", *words)
+    return render.next_command("diff", model, output, *seen)
+
+
+def _text(result: PruneResult, proven: bool, follow: str) -> str:
     parts = [
         render.table(
             [[name, *counts] for name, counts in result.groups.items()], ["group", "channels before", "after"]
@@ -80,24 +102,24 @@ def _text(result: PruneResult, proven: bool, training: list[str]) -> str:
     if result.note:
         parts.append(result.note)
     if result.model is not None:
-        words = render.next_command("finetune", result.model, *training)
-        follow = "" if isinstance(result, UntrainableResult) else f"\n{words}"
-        parts.append(f"wrote {result.model}{follow}")
+        parts.append(f"wrote {result.model}\n{follow}")
     elif proven:
-        parts.append("next: the same with -o OUT.onnx, which writes it")
+        parts.append(follow)
     return "\n\n".join(parts)
 
 
 def _proof(proof: Verification, proven: bool) -> str:
     if not proven:
         worst = f"up to {proof.max_rel_diff:.2g}, first in tensor '{proof.first_bad_tensor}'"
-        return f"NOT VERIFIED: the pruned model differs from the masked one by {worst}; nothing was written"
+        return f"NOT VERIFIED: the pruned model differs from the masked original by {worst}; nothing was written"
     text = f"verified: pruned equals masked, largest relative difference {proof.max_rel_diff:.2g}"
     for output, speaking in proof.outputs.items():
         if speaking and speaking != (output,):
-            text += f"\noutput '{output}' itself says little: compared in front of it at {', '.join(speaking)}"
+            text += (
+                f"\noutput '{output}' hardly depends on the inputs; compared in front of it at {', '.join(speaking)}"
+            )
         elif not speaking:
-            text += f"\nnothing in front of output '{output}' moves with the inputs: there this proves little"
+            text += f"\nnothing in front of output '{output}' depends on the inputs, so that little is proven there"
     if proof.inexact_groups:
         text += f"; no reference could be built for {', '.join(proof.inexact_groups)}"
     return text

@@ -13,14 +13,22 @@ from netadapt_onnx.common import render
 
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
-@click.option("-o", "output", type=click.Path(path_type=Path), metavar="FILE.html", help="By default RUN/report.html.")
-@click.option("--interactive", is_flag=True, help="Charts that answer to the mouse: 0.9 MB more, and a script.")
+@click.option(
+    "-o",
+    "output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write the page to this file.  [default: RUN/report.html]",
+)
+@click.option(
+    "--interactive", is_flag=True, help="Make charts that show values under the mouse; adds a script of 0.9 MB."
+)
 @OVERWRITE
 @common
 def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, overwrite: bool) -> CommandResult:
-    """Write one page about each RUN of `adapt` or `scale`: what came of it, every model on the way, how to repeat it.
+    """Write a page about each RUN of `adapt` or `scale`: its result, every model on the way, and how to repeat it.
 
-    The page needs no network and runs no script. With several RUNs their best models are drawn over each other.
+    The page needs no network and runs no script. With several RUNs it compares their models in one chart.
 
     \b
     Examples:  netadapt-onnx report run

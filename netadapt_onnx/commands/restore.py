@@ -10,6 +10,7 @@ import click
 from netadapt_onnx.commands._options import OVERWRITE, common
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
+from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 
 if TYPE_CHECKING:
     from netadapt_onnx.api.restore import Restored
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
 @click.command("restore")
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
-@click.option("--iteration", type=click.IntRange(min=1), required=True, help="Its number in RUN/history.jsonl.")
-@click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the model here.")
+@click.option(
+    "--iteration", type=click.IntRange(min=1), required=True, help="Number of the iteration, as in the report."
+)
+@click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the model to this file.")
 @OVERWRITE
 @common
 def command(run: Path, iteration: int, output: Path, overwrite: bool) -> CommandResult:
-    """Write the model that the search of RUN had after an iteration, without the final training.
+    """Write the model of any iteration of RUN, such as a larger and more accurate one, as it was before fine-tuning.
 
     \b
     Example:   netadapt-onnx restore run --iteration 4 -o larger.onnx
@@ -31,11 +34,15 @@ def command(run: Path, iteration: int, output: Path, overwrite: bool) -> Command
         from netadapt_onnx.api.restore import restore
 
         result = restore(run, iteration, output, overwrite=overwrite)
-    return CommandResult(result, _text)
+    final = run / MODEL_FILE
+    words = ["diff", final, output] if final.exists() else ["inspect", output]
+    return CommandResult(result, lambda shown: _text(shown, render.next_command(*words)))
 
 
-def _text(result: Restored) -> str:
+def _text(result: Restored, follow: str) -> str:
     rows = [[name, width] for name, width in result.widths.items()]
-    text = f"iteration {result.iteration}: {render.percent(result.accuracy)} on held-out samples\nwrote {result.model}"
-    follow = render.next_command("prune", "ORIGINAL.onnx", "--plan", result.plan, "-o", "again.onnx")
+    text = (
+        f"iteration {result.iteration}: {render.percent(result.accuracy)} on held-out samples, before fine-tuning\n"
+        f"wrote {result.model}; its plan is {result.plan}"
+    )
     return f"{render.table(rows, ['group', 'channels'])}\n\n{text}\n{follow}"

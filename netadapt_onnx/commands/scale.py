@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._options import common, data_options, seen_as
+from netadapt_onnx.commands._help import SectionedCommand
+from netadapt_onnx.commands._next import again, interruptible
+from netadapt_onnx.commands._options import common, data_options, needed, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
 from netadapt_onnx.common.escape import escape
+from netadapt_onnx.common.options import DEVICES, NEEDED, RUNNING, TRAINING
 from netadapt_onnx.reporting import REPORT_FILE
 from netadapt_onnx.reporting.table_rows import law_rows, width_rows
 from netadapt_onnx.scaling.options import ScaleOptions
@@ -41,18 +45,28 @@ def _targets(_: click.Context, __: click.Parameter, text: str | None) -> tuple[s
     return tuple(texts)
 
 
-@click.command("scale")
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "warmup_epochs": {"callback": _numbers, "is_advanced": True},
+    "batches": {"is_advanced": True},
+    **{key: {"section": NEEDED} for key in ("target", "law", "fit")},
+    **{key: {"section": TRAINING} for key in ("epochs", "lr", "seeds")},
+    **{key: {"section": DEVICES} for key in ("table", "force")},
+    "resume": {"section": RUNNING},
+}
+
+
+@click.command("scale", cls=SectionedCommand)
 @click.argument("model", type=click.Path(path_type=Path), metavar="[MODEL]", required=False)
 @data_options(required=False, use="Samples to search with and to train on")
-@click.option(
+@needed(
     "--targets",
     "more",
     callback=_targets,
     metavar="V,V,...",
     help="Several targets at once: 0.25x,0.5x,2x of the parameters.",
 )
-@click.option("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory.")
-@declared(ScaleOptions, {"warmup_epochs": {"callback": _numbers}})
+@needed("-o", "out", type=click.Path(path_type=Path), metavar="RUN", help="The run's directory.")
+@declared(ScaleOptions, CHANGES)
 @common
 def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], **options: Any) -> CommandResult:
     """Find out how the widths of MODEL's layers should grow or shrink with its size (NeuralScale), and train it at any
@@ -68,7 +82,7 @@ def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], 
     """
     targets = (*options.pop("target"), *more)
     out = options["out"]
-    with render.progress_bar("scaling") as log:
+    with interruptible(lambda: _kept(out)), render.progress_bar("scaling") as log:
         from netadapt_onnx.api.report import write_report
         from netadapt_onnx.api.scale import scale
 
@@ -78,6 +92,13 @@ def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], 
     return CommandResult(
         result, lambda shown: _text(shown, model, data, out, seen_as(options["shapes"], options["batch_size"]))
     )
+
+
+def _kept(out: str | Path | None) -> str:
+    """What an interrupted run leaves, and how to go on with it."""
+    if out is None or not (Path(out) / "run.json").exists():
+        return "nothing was written yet"
+    return f"nothing is lost, {out} has all results so far; go on with `{again('--resume')}`"
 
 
 def _text(result: ScaleResult, model: Path | None, data: DataSource | None, out: Path | None, seen: list[str]) -> str:

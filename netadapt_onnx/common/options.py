@@ -7,12 +7,13 @@ these declarations. Imports nothing but the standard library, so that `--help` s
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from operator import ge, gt, le
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from netadapt_onnx.common.amounts import parse_share
 from netadapt_onnx.errors import NetadaptError, did_you_mean
@@ -41,6 +42,8 @@ class Option:
         changes_result: Whether a run's result depends on it.
         may_differ_on_resume: Whether `--resume` takes another value of an option that changes the result.
         one_spelling: What makes equal values equal, however they are spelled, where that does not follow from the type.
+        section: The heading that help shows it under, where it is not that of its dataclass (`SECTION`).
+        is_advanced: Whether only `--help-all` shows it.
     """
 
     help: str
@@ -58,17 +61,35 @@ class Option:
     changes_result: bool = True
     may_differ_on_resume: bool = False
     one_spelling: Callable[[Any], Any] | None = None
+    section: str = ""
+    is_advanced: bool = False
+
+
+# The headings of help, in their order.
+NEEDED = "What you need"
+DATA = "How data and models are read"
+BUDGET = "Budget and limits"
+SEARCH = "Search"
+DEVICES = "Devices"
+TRAINING = "Training"
+RUNNING = "Running"
+OUTPUT = "Output and help"
+SECTIONS = (NEEDED, BUDGET, SEARCH, DEVICES, TRAINING, RUNNING, DATA, OUTPUT)
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A declared option: its name in Python, its type as it is written, its default (None where it has none)."""
+    """A declared option: its name in Python, its type as it is written, its default (None where it has none).
+
+    `section` is the heading that help shows it under.
+    """
 
     name: str
     type: str
     default: Any
     is_required: bool
     option: Option
+    section: str = ""
 
     @property
     def flag(self) -> str:
@@ -92,12 +113,17 @@ def option(default: Any = MISSING, help: str = "", *, factory: Any = MISSING, **
 def same_option(kind: type[Any], name: str, **changes: Any) -> Any:
     """Declare an option as another dataclass declares it, but for some attributes of `Option`."""
     other = next(one for one in fields(kind) if one.name == name)
-    metadata = {"option": replace(other.metadata["option"], **changes)}
+    declared: Option = other.metadata["option"]
+    section = declared.section or getattr(kind, "SECTION", "")
+    metadata = {"option": replace(declared, **{"section": section, **changes})}
     return field(default=other.default, default_factory=other.default_factory, metadata=metadata)
 
 
 def declared_options(kind: type[Any]) -> Mapping[str, Declared]:
     """The options that a dataclass declares, by name, in their order."""
+    sections = {
+        name: getattr(base, "SECTION", "") for base in reversed(kind.__mro__) for name in inspect.get_annotations(base)
+    }
     return {
         one.name: Declared(
             one.name,
@@ -105,6 +131,7 @@ def declared_options(kind: type[Any]) -> Mapping[str, Declared]:
             None if one.default is MISSING else one.default,
             one.default is MISSING and one.default_factory is MISSING,
             one.metadata["option"],
+            one.metadata["option"].section or sections[one.name],
         )
         for one in fields(kind)
         if "option" in one.metadata
@@ -199,9 +226,18 @@ def from_keywords(kind: type[Options], keywords: Mapping[str, Any]) -> Options:
     declared = declared_options(kind)
     for name in keywords:
         if name not in declared:
-            function = kind.__name__.removesuffix("Options").lower()
+            function = snake_case(kind.__name__.removesuffix("Options"))
             raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")
     return kind(**{name: value for name, value in keywords.items() if value is not None})
+
+
+def snake_case(words: str) -> str:
+    """A class's name as a function's.
+
+    >>> snake_case("MeasureLatency")
+    'measure_latency'
+    """
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in words).lstrip("_")
 
 
 def plain(value: Any) -> Any:
@@ -275,49 +311,66 @@ def _sorted(option: str, pairs: Pairs, example: str) -> list[tuple[str, Any]]:
 class SharedOptions:
     """How models are read, where and how they run, and who follows the work."""
 
+    SECTION: ClassVar[str] = DEVICES
+
     shapes: Mapping[str, tuple[int, ...]] = option(
         factory=dict,
-        help="Shape of an input with other dynamic axes, or of what an unknown operator puts out; may be repeated.",
+        help="Shape of an input with dynamic axes besides the first, or of the output of an unknown operator; may be "
+        "repeated.",
         flag="--shape",
         metavar="NAME=1x3x224x224",
         is_repeated=True,
         one_spelling=_shape_by_name,
+        section=DATA,
+        is_advanced=True,
     )
-    batch_size: int = option(1, "Length of a dynamic first axis.", at_least=1)
-    seed: int = option(0, "Seed of everything random; recorded.", at_least=0, at_most=2**63 - 1)
-    overwrite: bool = option(False, "Replace existing outputs.", changes_result=False)
-    force: bool = option(False, "Take a table that was measured on another device.", changes_result=False)
+    batch_size: int = option(1, "Length of a dynamic first axis.", at_least=1, section=DATA, is_advanced=True)
+    seed: int = option(0, "Seed of all random numbers; it is recorded.", at_least=0, at_most=2**63 - 1, section=RUNNING)
+    overwrite: bool = option(False, "Replace existing outputs.", changes_result=False, section=RUNNING)
+    force: bool = option(
+        False, "Accept a latency table that was measured on another device.", changes_result=False, is_advanced=True
+    )
     ep: str = option(
         "cpu",
         "Execution provider of onnxruntime: cpu, cuda, tensorrt, openvino, xnnpack, coreml, nnapi, qnn, directml, "
-        "webgpu, or what --ep-library brings.",
+        "webgpu, or one that --ep-library provides.",
     )
     ep_options: Mapping[str, str] = option(
         factory=dict,
-        help="An option of the execution provider; may be repeated.",
+        help="Option of the execution provider; may be repeated.",
         flag="--ep-option",
         metavar="KEY=VALUE",
         is_repeated=True,
+        is_advanced=True,
         one_spelling=_text_by_name,
     )
     ep_library: str | None = option(
-        None, "The library of an execution provider that is a plugin.", metavar="FILE", is_path=True
+        None,
+        "Shared library of an execution provider that is a plugin.",
+        metavar="FILE",
+        is_path=True,
+        is_advanced=True,
     )
-    threads: int = option(1, "Threads timed with.", at_least=1)
+    threads: int = option(1, "Threads that onnxruntime uses while it is timed.", at_least=1)
     deploy: Literal["float", "int8"] = option(
         "float",
-        "What will run there: the model, or its int8 form, calibrated with --data.",
+        "What runs on the device: the float model, or its int8 form, which is calibrated with --data.",
         choices=("float", "int8"),
     )
-    python: str = option("python3", "Python on the device.", metavar="PATH", changes_result=False)
+    python: str = option(
+        "python3", "Python interpreter on the device.", metavar="PATH", changes_result=False, is_advanced=True
+    )
     perf_test: File | None = option(
         None,
-        "onnxruntime_perf_test built for a device without Python.",
+        "The program onnxruntime_perf_test, built for a device without Python.",
         metavar="FILE",
         is_path=True,
         changes_result=False,
+        is_advanced=True,
     )
-    keep: bool = option(False, "Leave the files on the device.", changes_result=False)
+    keep: bool = option(
+        False, "Leave the files on the device when the work is done.", changes_result=False, is_advanced=True
+    )
     progress: Progress | None = option(
         None, "A function of steps done, steps in all, and words.", on_command_line=False, changes_result=False
     )

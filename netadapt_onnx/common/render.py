@@ -44,9 +44,14 @@ def milliseconds(value: float | None) -> str:
     return "" if value is None else f"{value:.3g} ms"
 
 
+def millijoules(value: float) -> str:
+    """An energy in mJ with three significant digits."""
+    return f"{value:.3g} mJ"
+
+
 def percent(value: float | None) -> str:
     """A fraction as a percentage with one decimal."""
-    return "" if value is None else f"{100 * value:.1f} %"
+    return "" if value is None else f"{100 * value:.1f}%"
 
 
 def score(metric: str, value: float) -> str:
@@ -61,7 +66,9 @@ def ratio(after: float, before: float) -> str:
 
 def amount(resource: str, value: float) -> str:
     """An amount of a resource, perhaps of a named device (`latency@pi`), with its unit."""
-    form = {"size": size, "memory": size, "latency": milliseconds}.get(resource.partition("@")[0], count)
+    form = {"size": size, "memory": size, "latency": milliseconds, "energy": millijoules}.get(
+        resource.partition("@")[0], count
+    )
     return form(value)
 
 
@@ -193,3 +200,9 @@ def _say(line: str) -> None:
 def next_command(*words: object) -> str:
     """The line that says what to run next; paths are quoted so that it can be pasted into a shell."""
     return f"next: {shell_command(['netadapt-onnx', *words])}"
+
+
+def with_line(text: str, line: str) -> str:
+    """A command's text with one more line before what to run next."""
+    body, advice, command = text.partition("\nnext: ")
+    return f"{body}\n{line}{advice}{command}"

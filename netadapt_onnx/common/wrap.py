@@ -29,3 +29,10 @@ def wrapped(line: str, width: int) -> str:
 def terminal_width() -> int:
     """The columns of the terminal."""
     return shutil.get_terminal_size().columns
+
+
+def wrapped_sentences(text: str, width: int) -> str:
+    """A text whose sentences are wrapped; lines of tables and commands stay as they are."""
+    return "\n".join(
+        line if "  " in line or line.startswith("next: ") else wrapped(line, width) for line in text.split("\n")
+    )

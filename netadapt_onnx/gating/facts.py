@@ -15,15 +15,18 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.records import Facts, Layer
 from netadapt_onnx.graph.cost import CostModel, LayerCost
 from netadapt_onnx.graph.external_data import external_data, external_tensors, forget_location, load_external
+from netadapt_onnx.graph.file_description import describe, type_name
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
-from netadapt_onnx.graph.model import check, normalise_file
+from netadapt_onnx.graph.model import check, load_without_weights, normalise_file
 from netadapt_onnx.graph.nodes import captured
 from netadapt_onnx.graph.onnx_file import OnnxFile, check_tensor, read
 from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
 from netadapt_onnx.graph.runtime import session
 from netadapt_onnx.graph.weightless import weights_as_inputs
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
+from netadapt_onnx.surgery.layer_graph import LayerGraph, layer_graph
+from netadapt_onnx.surgery.trace import trace_model
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -150,31 +153,16 @@ def _check(file: OnnxFile) -> None:
 
 def _description(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, str], dict[str, str], dict[str, str]]:
     """Opset, inputs, outputs and metadata."""
-    initialised = {tensor.name for tensor in proto.graph.initializer}
+    description = describe(proto)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    if proto.producer_name:
-        metadata["producer"] = f"{proto.producer_name} {proto.producer_version}".strip()
+    if description.producer:
+        metadata["producer"] = description.producer
     return (
-        {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
-        {value.name: _type(value) for value in proto.graph.input if value.name not in initialised},
-        {value.name: _type(value) for value in proto.graph.output},
+        dict(description.opset),
+        {tensor.name: tensor.text for tensor in description.inputs},
+        {tensor.name: tensor.text for tensor in description.outputs},
         metadata,
     )
-
-
-def _type(value: onnx.ValueInfoProto) -> str:
-    if not value.type.HasField("tensor_type"):
-        return value.type.WhichOneof("value") or "untyped"
-    kind = value.type.tensor_type
-    name = _type_name(kind.elem_type)
-    if not kind.HasField("shape"):
-        return name
-    dims = [str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
-    return f"{name} {'x'.join(dims) or 'scalar'}"
-
-
-def _type_name(code: int) -> str:
-    return TensorProto.DataType.Name(code).lower() if code in TensorProto.DataType.values() else f"type {code}"
 
 
 def _layers(counted: _Counts, hashes: Mapping[str, str]) -> tuple[Layer, ...]:
@@ -189,7 +177,7 @@ def _layers(counted: _Counts, hashes: Mapping[str, str]) -> tuple[Layer, ...]:
                 cost.params,
                 cost.macs if counted.macs else None,
                 tuple("x".join(map(str, t.dims)) or "scalar" for t in tensors),
-                tuple(dict.fromkeys(_type_name(t.data_type) for t in tensors)),
+                tuple(dict.fromkeys(type_name(t.data_type) for t in tensors)),
                 _combined(tensors, hashes),
             )
         )
@@ -225,6 +213,15 @@ def _combined(tensors: Sequence[TensorProto], hashes: Mapping[str, str]) -> str:
     for t in tensors:
         digest.update(hashes.get(t.name, "").encode() or t.raw_data)
     return digest.hexdigest()[:16]
+
+
+def connect_layers(path: str, shapes: Shapes, batch_size: int) -> LayerGraph:
+    """How the layers of a model file are connected, and how wide they are.
+
+    Raises NetadaptError: the file is no ONNX model, or an axis needs `shapes`.
+    """
+    input_shapes = {name: tuple(shape) for name, shape in shapes.items()}
+    return layer_graph(trace_model(load_without_weights(path), input_shapes, batch_size, in_place=True))
 
 
 def locate(path: Path) -> list[str]:

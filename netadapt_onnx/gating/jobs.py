@@ -26,6 +26,14 @@ class LocateJob(msgspec.Struct, frozen=True, tag="locate"):
     path: str
 
 
+class LayersJob(msgspec.Struct, frozen=True, tag="layers"):
+    """A question how a model's layers are connected: gives `LayerGraph`."""
+
+    path: str
+    shapes: Shapes = {}
+    batch_size: int = 1
+
+
 class TimeJob(msgspec.Struct, frozen=True, tag="time"):
     """A request to time a model on random inputs, in turn with `reference` if there is one: gives `TimingResult`.
 
@@ -70,7 +78,7 @@ class DeviceJob(msgspec.Struct, frozen=True, tag="device"):
     threads: int
 
 
-Job = CountJob | LocateJob | DeviceJob | TimeJob | PredictJob | ScoreJob
+Job = CountJob | LocateJob | LayersJob | DeviceJob | TimeJob | PredictJob | ScoreJob
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -55,6 +55,8 @@ def _perform(job: jobs.Job, memory_bytes: int) -> object:
         return facts.read_facts(job.path, job.shapes, job.batch_size, digests=job.digests, largest_bytes=memory_bytes)
     if isinstance(job, jobs.LocateJob):
         return facts.locate(Path(job.path))
+    if isinstance(job, jobs.LayersJob):
+        return facts.connect_layers(job.path, job.shapes, job.batch_size)
     from netadapt_onnx.gating import run_model
 
     if isinstance(job, jobs.DeviceJob):

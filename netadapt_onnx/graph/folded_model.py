@@ -66,7 +66,7 @@ class FoldedModel:
 def require_runnable(folded: FoldedModel) -> None:
     """Raise NetadaptError for a model that onnxruntime cannot run."""
     if folded.unrunnable:
-        hint = "" if folded.unknown else "`netadapt-onnx prune -o` cuts it all the same, unproven"
+        hint = "" if folded.unknown else "prune with -o and without --verify cuts it all the same, unproven"
         raise NetadaptError(f"the model cannot be run: {folded.unrunnable}", hint=hint, code="unloadable")
 
 

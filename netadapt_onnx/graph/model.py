@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,7 @@ import onnx
 from netadapt_onnx.common.files import aside, folder_aside, refuse_existing
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.external_data import external_tensors, load_external
+from netadapt_onnx.graph.file_description import FileDescription, describe
 from netadapt_onnx.graph.lazy_weights import unread_weights
 from netadapt_onnx.graph.loadable import Interface, require_openable, require_planned
 from netadapt_onnx.graph.onnx_file import OnnxFile, check_tensor, read
@@ -19,11 +21,15 @@ from netadapt_onnx.graph.runtime import PROTOBUF_LIMIT
 from netadapt_onnx.graph.weightless import file_bytes, weights_as_inputs, write
 
 
+@dataclass(frozen=True)
 class Model(OnnxFile):
     """An ONNX model after normalisation (`passes/pipeline.py`). `proto` is read-only by agreement: change a copy.
 
     `path` is the file it came from, `files` that and its external data; `sha256` and `size_bytes` cover all of them.
+    `description` is of the file as it was before.
     """
+
+    description: FileDescription
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -57,8 +63,9 @@ def _loaded(file: OnnxFile, unread: Set[str]) -> Model:
     load_external(tensors, file.path)
     for tensor in tensors:
         check_tensor(tensor, file.path)
+    description = describe(file.proto)
     normalise_file(file)
-    return Model(file.path, file.proto, file.sha256, file.size_bytes, file.files)
+    return Model(file.path, file.proto, file.sha256, file.size_bytes, file.files, description)
 
 
 def normalise_file(file: OnnxFile) -> None:

@@ -63,7 +63,9 @@ def random_widths(trace: Trace) -> Draw:
     Raises NetadaptError if no group can be pruned.
     """
     if not trace.prunable:
-        raise NetadaptError("the model has no prunable group", hint="`netadapt-onnx inspect` says why", code="nothing")
+        raise NetadaptError(
+            "the model has no prunable group", hint="`netadapt-onnx inspect MODEL` says why", code="nothing"
+        )
 
     def draw(rng: np.random.Generator, kind: Kind | None = None) -> RandomWidthModel:
         chosen = kind or KINDS[rng.choice(len(KINDS), p=[MIXTURE[k] for k in KINDS])]

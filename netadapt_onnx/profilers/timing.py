@@ -13,7 +13,7 @@ from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.profilers.device import Device, Order, measure_on
 from netadapt_onnx.profilers.devices.local import LocalDevice
 from netadapt_onnx.profilers.execution import CPU, Execution
-from netadapt_onnx.profilers.records import REFERENCE, Job, Until
+from netadapt_onnx.profilers.records import REFERENCE, Job, MeasuredModel, Until
 from netadapt_onnx.profilers.statistics import (
     Disturbance,
     Ratio,
@@ -101,21 +101,42 @@ def ratio(
     *,
     device: Device | None = None,
 ) -> Ratio:
-    """Time `model` relative to `reference`, in pairs of fresh sessions that take turns.
+    """Time `model` relative to `reference`, in pairs of fresh sessions that take turns; see `ratios`."""
+    return ratios([model], reference, inputs, execution, plan, device=device)[0]
+
+
+def ratios(
+    models: Sequence[onnx.ModelProto],
+    reference: onnx.ModelProto,
+    inputs: Arrays,
+    execution: Execution = CPU,
+    plan: TimingPlan = DEFAULT_PLAN,
+    *,
+    device: Device | None = None,
+) -> tuple[Ratio, ...]:
+    """Time models relative to `reference`, in fresh sessions that all take turns.
 
     Args:
-        model: what to time.
-        reference: what it is compared with.
-        inputs: the inputs that both take.
-        execution: how both run.
+        models: what to time.
+        reference: what each of them is compared with.
+        inputs: the inputs that all of them take.
+        execution: how they run.
         plan: how long they are timed, and what counts of each session.
         device: where they run (None: on this machine).
+
+    Returns:
+        The time of each model relative to the reference's, in the order of `models`.
     """
-    until: Until = "undisturbed" if plan.undisturbed else "ratio"
-    job = timing_job([0], plan, until, REFERENCE)
-    order = Order({0: model, REFERENCE: reference}, inputs, execution, (job,))
+    until: Until = "each" if len(models) > 1 else "undisturbed" if plan.undisturbed else "ratio"
+    job = timing_job(range(len(models)), plan, until, REFERENCE)
+    order = Order({**dict(enumerate(models)), REFERENCE: reference}, inputs, execution, (job,))
     with steps("measuring", bound_s=plan.time_cap_s):
-        record = measure_on(device or LocalDevice(), order)[0]
+        records = measure_on(device or LocalDevice(), order)
+    return tuple(_ratio(records[i], plan) for i in range(len(models)))
+
+
+def _ratio(record: MeasuredModel, plan: TimingPlan) -> Ratio:
+    """The time of a measured model relative to the reference beside it, by what counts of each session."""
     fastest = (tuple(record.ms), tuple(record.reference_ms))
     if plan.undisturbed:
         result = ratio_of_pairs(*fastest)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from netadapt_onnx.common import render
+from netadapt_onnx.reporting.result_summary import measured_changes, predicted_changes
 
 if TYPE_CHECKING:
+    from netadapt_onnx.common.headline import Change
     from netadapt_onnx.data.metrics import AccuracyChange
     from netadapt_onnx.scaling.power_law import GroupLaw
     from netadapt_onnx.scaling.result import OriginalNetwork, ScaledModel
@@ -15,12 +18,25 @@ if TYPE_CHECKING:
 
 
 def result_rows(result: AdaptResult) -> list[list[str]]:
-    """What a model costs and how accurate it is: before, after, and what is left."""
+    """What a model costs and how accurate it is: before, after, and what is left.
+
+    What was measured has the ratio that was measured, which that of two rounded times need not be.
+    """
+    counted = (replace(resources, latency_ms=None) for resources in (result.before, result.after))
     return [
-        *render.cost_rows(result.before, result.after),
+        *render.cost_rows(*counted),
+        *(_change_row(change) for change in (*measured_changes(result), *predicted_changes(result))),
         *render.normalised_rows(result.before.latency_ms, result.normalised),
         accuracy_row(result.accuracy),
     ]
+
+
+def _change_row(change: Change) -> list[str]:
+    """A resource that is not counted, as measured or, marked so, as predicted."""
+    before = "" if change.before is None else render.amount(change.resource, change.before)
+    share = "" if change.before is None else f"{change.share:.3f}x"
+    name = f"{change.resource} (predicted)" if change.is_predicted else change.resource
+    return [name, before, render.amount(change.resource, change.after), share]
 
 
 def accuracy_row(change: AccuracyChange, form: str = "") -> list[str]:

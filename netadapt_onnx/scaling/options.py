@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from netadapt_onnx.common.budget import Budget, parse_budgets
 from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.common.options import (
+    SEARCH,
     File,
     SharedOptions,
     check_choice,
@@ -38,6 +39,8 @@ class ScaleOptions:
     Raises:
         NetadaptError: A value is out of its bounds.
     """
+
+    SECTION: ClassVar[str] = SEARCH
 
     target: str | Sequence[str] = option(
         (),

@@ -69,6 +69,8 @@ class SearchDriver:
         finished = read_result(self._run, self._context.options.max_iterations)
         if finished is not None:
             return finished
+        # For a report on a run that has not ended: the original's amounts are known nowhere else until then.
+        self._run.once("original/amounts", lambda: self._limits.original)
         models: list[TargetResult] = []
         for number, target in enumerate(self._targets, 1):
             models.append(self._reach_target(number, target, history))
@@ -119,12 +121,12 @@ class SearchDriver:
         """Write the model of a target, and note what its user should know."""
         steps, seen = reached.steps, reached.seen
         if steps and self._context.budget_checks and self._run.left_s() < CAREFUL_S:
-            self._context.notes.add("the result is measured for a shorter time: --max-time")
+            self._context.notes.add("The result was measured for a shorter time than usual to keep --max-time")
         finished = self._outcome.finished(reached.proto, target, steps, reached.stopped, file)
         notes = [cut_again_note(step.iteration) for step in history.items[since:seen] if step.group == TRAINED]
         if finished.stopped != UNDECIDED and len(steps) < seen:
             notes.append(
-                f"the model is that of iteration {len(steps)}: none that followed was better within the budget"
+                f"The result is the model of iteration {len(steps)}: no later one within the budget was better"
             )
         return replace(finished, notes=(*finished.notes, *notes))
 

@@ -1,4 +1,4 @@
-"""The first iteration of a search without a run: its predictors, measured and forgotten, and what it would try."""
+"""The first iteration of a search without a run: its predictors, and what it would try."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def first_iteration(
     notes: tuple[str, ...] = ()
     if all(current[name] <= limit for name, limit in limits.items()):
         enough = any(gains.get(name, 1.0) * original[name] <= limits[name] < original[name] for name in limits)
-        why = "normalising alone meets the budget" if enough else "the model is within its budget already"
+        why = "normalising alone meets the budget" if enough else "The model meets its budget already"
         return DryRun(driver, limits[driver], current, (), (), (why,))
     if options.strategy == "knapsack":
         return _first_round(prepared, options, predict, current, limits)
@@ -68,7 +68,7 @@ def first_iteration(
     proposing = {p.group for p in proposals}
     if options.begins_with_curves:
         notes = (
-            "these are the first proposals of --start original; with --start curves the run first goes "
+            "These are the first proposals of --start original. With --start curves the run first goes "
             f"{SHARE:.0%} of the way at once, to widths that error curves choose",
         )
     return DryRun(driver, target, current, planned, tuple(n for n in prepared.widths if n not in proposing), notes)
@@ -84,7 +84,7 @@ def _first_round(
     widths = prepared.widths
     scores = importances_of(prepared.trace, criterion, prepared.branches)
     chosen = solve(prepared.choices, widths, losses_of(scores), predict, ceilings)
-    return _joint(chosen, prepared, predict, current, ceilings, "all of them at once")
+    return _joint(chosen, prepared, predict, current, ceilings, "All of them are cut at once")
 
 
 def _curves(
@@ -97,7 +97,7 @@ def _curves(
     solving, held_out = (own_gram_matrices(prepared.trace, arrays, options.seed) for arrays in inputs)
     errors = error_curves(prepared.trace, solving, held_out)
     chosen = solve(prepared.choices, prepared.widths, errors, predict, limits, MOST_OPTIONS)
-    note = "all of them at once, by their error curves; the run probes every group and branch before it chooses"
+    note = "All of them are cut at once, by their error curves; the run probes every group and branch first"
     return _joint(chosen, prepared, predict, current, limits, note)
 
 
@@ -117,13 +117,16 @@ def _joint(
     return DryRun(driver, ceilings[driver], current, planned, same, (note,))
 
 
-def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) -> DryRun:
-    """What the first iteration would try; a table that it needs is measured, and forgotten.
+def dry_run(
+    prepared: PreparedModel, options: AdaptOptions, progress: Progress, tables_beside: Path | None = None
+) -> DryRun:
+    """What the first iteration would try; a table that it needs is measured.
 
     Args:
         prepared: The model that would be cut.
         options: The options of the search.
         progress: Follows the measurements of a table.
+        tables_beside: The directory of a run to come, beside which measured tables are kept; None: nowhere.
 
     Returns:
         The proposals with their predicted resources.
@@ -135,6 +138,7 @@ def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) 
     predicted: dict[str, Predicted] = {}
     by_layer: dict[str, ByLayer] = {}
     gains: dict[str, float] = {}
+    kept: dict[str, Path] = {}
     normalised = RandomWidthModel(prepared.trace.folded.proto, prepared.trace.folded.shapes)
     file = as_given(prepared.model, normalised.proto)
     with (
@@ -142,15 +146,15 @@ def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) 
         open_instruments(options, prepared, budgets, purpose=prepared.model.path) as instruments,
     ):
         for device in instruments.devices:
-            table = instruments.tables.get(device.resource) or tables.built_table(
-                Path(folder),
-                prepared.trace,
-                instruments.execution,
-                TablePlan(models=options.table_models, seed=options.seed),
-                progress,
-                device.device,
-                device.resource,
-            )
+            table = instruments.tables.get(device.resource)
+            if table is None:
+                forgotten = tables.table_file(Path(folder), device.resource)
+                kept_in = forgotten if tables_beside is None else tables.table_beside(tables_beside, device.resource)
+                plan = TablePlan(models=options.table_models, seed=options.seed)
+                table = tables.built_table(
+                    kept_in, prepared.trace, instruments.execution, plan, progress, device.device
+                )
+                kept |= {} if tables_beside is None else {device.resource: kept_in}
             predicted[device.resource] = table.predict
             by_layer[device.resource] = partial(latency_by_layer, table)
             ratio, _ = time_original(table, file, normalised, instruments.execution, device.device)
@@ -167,4 +171,4 @@ def dry_run(prepared: PreparedModel, options: AdaptOptions, progress: Progress) 
         gains[resource] = fit.original / original if original else 1.0
     predictor = Predictor(prepared.trace, 0, predicted, prepared.branches, by_layer)
     planned = first_iteration(prepared, options, predictor, gains)
-    return replace(planned, preset=options.preset, options=options.of_preset())
+    return replace(planned, preset=options.preset, options=options.of_preset(), tables=kept)

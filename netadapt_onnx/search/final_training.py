@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.training.trainer import TrainResult
 
 TRAINED_FILE, CHECKPOINT_FILE, TRAINING_LOG_FILE = "trained.onnx", "training.checkpoint", "training.jsonl"
-NO_HELP = "the final training did not help: the model is as the search left it"
+NO_HELP = "Fine-tuning did not improve accuracy, so it was discarded"
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class FinalTraining:
         if not context.options.final_epochs:
             return not run.once(f"training/skipped/{number}", lambda: True)
         if self._is_limited and not run.once(f"training/time/{number}", lambda: context.time_limit.left_s > 0):
-            context.notes.add("there was no time for the final training: `netadapt-onnx finetune` does it")
+            context.notes.add("There was no time left for the final training; the command finetune can do it.")
             return False
         return True
 
     def _note_share(self, number: int) -> None:
         share = self.context.run.recall(f"training/share/{number}") or 1.0
         if share < 1.0:
-            self.context.notes.add(f"the final training was shortened to {share:.0%} of its steps: --max-time")
+            self.context.notes.add(f"The final training was shortened to {share:.0%} of its steps to keep --max-time")
 
     def adopt(self, last: Step, iteration: int, proto: onnx.ModelProto) -> Step:
         """Make the trained model of a step an iteration of its own, which a search can go on from."""
@@ -170,6 +170,6 @@ class FinalTraining:
 def cut_again_note(iteration: int) -> str:
     """The note on a trained model that a search goes on from."""
     return (
-        f"the trained model was measured to miss the budget: as iteration {iteration} it is what was cut and trained a "
-        "little more"
+        "The trained model was measured to miss the budget, so it was cut and trained a little more as iteration "
+        f"{iteration}"
     )

@@ -61,6 +61,7 @@ class IterationLoop:
             history.append(step)
             steps.append(step)
             self._report(problem, steps)
+            self._context.on_iteration()
             self._forget_model_before(problem, steps)
         if self._context.time_limit.over:
             self._stop("max-time", self._context.time_limit.over)
@@ -114,7 +115,10 @@ class IterationLoop:
         least = self._context.options.min_accuracy  # R2 may be below zero: no floor is not a floor of zero
         if least is None or step.accepted.accuracy >= least:
             return False
-        self._stop("accuracy-floor", f"the next step would leave {step.accepted.accuracy:.4f}, below the floor")
+        accuracy = f"{step.accepted.accuracy:.4f}"
+        self._stop(
+            "accuracy-floor", f"The next iteration would leave an accuracy of {accuracy}, below --min-accuracy {least}"
+        )
         return True
 
     def _report(self, problem: Problem, steps: list[Step]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from netadapt_onnx.common.budget import Budget, Target
 from netadapt_onnx.common.provenance import file_hash
 from netadapt_onnx.common.resources import CUSTOM, ENERGY, LATENCY
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.original_file import AsGiven, as_given
 from netadapt_onnx.graph.runtime import random_inputs
 from netadapt_onnx.profilers.device import Device
@@ -114,7 +115,16 @@ def _loaded(target: TargetDevice, prepared: PreparedModel, execution: Execution,
     assert target.table is not None
     anywhere = force or target.device is None
     execution = choose_quantisation(execution, [target.device])  # its own, also where a run's devices need another
-    return tables.loaded_table(target.table, prepared.trace, execution, target.environment, anywhere=anywhere)
+    try:
+        return tables.loaded_table(target.table, prepared.trace, execution, target.environment, anywhere=anywhere)
+    except NetadaptError as error:
+        if error.code != "other-device":
+            raise
+        hint = (
+            "--device names the device of the table; with --device bundle the table alone predicts, and nothing is "
+            "measured here; --force takes it for this device's"
+        )
+        raise NetadaptError(error.message, hint=hint, code=error.code) from error
 
 
 @dataclass(frozen=True)
@@ -245,17 +255,11 @@ def _measured_table(environment: SearchEnvironment, prepared: PreparedModel, dev
     plan = TablePlan(models=environment.options.table_models, seed=environment.options.seed)
     plan = replace(plan, time_cap_s=min(plan.time_cap_s, TABLE_SHARE * run.left_s()))
     run.journal.require_unchanged(file)
-    table = tables.built_table(
-        run.path,
-        prepared.trace,
-        environment.execution,
-        plan,
-        environment.progress,
-        device.device,
-        device.resource,
-    )
+    table = tables.built_table(file, prepared.trace, environment.execution, plan, environment.progress, device.device)
     run.journal.seal(file)
     if isinstance(table, Table) and run.left_s() < math.inf and table.reference.stopped != "done":
         measured = f"{len(table.end_to_end)} of {table.header.models} versions"
-        environment.notes.add(f"the table was built from {measured}: {table.reference.stopped}, for --max-time")
+        environment.notes.add(
+            f"The latency table was measured on {measured} to keep --max-time ({table.reference.stopped})"
+        )
     return table

@@ -1,56 +1,37 @@
 """The options of an adaptation, each declared once, and which of them decide the result.
 
-Five groups: what to search and how to train (here), how a run goes and ends, where to measure and deploy, how to
-evaluate (`run_options.py`).
+What to search is in `search_options.py`; how a run goes, trains, measures and evaluates in `run_options.py`.
 `adapt`'s command line, its keywords in Python, `run.json` and the command that models repeat are derived from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from netadapt_onnx.common.amounts import seconds_of
-from netadapt_onnx.common.budget import Target, budget_texts, parse_targets
+from netadapt_onnx.common.budget import Target, parse_targets
 from netadapt_onnx.common.escape import shell_command
 from netadapt_onnx.common.options import (
     check_choice,
     check_options,
     declared_options,
     normalise_options,
-    option,
     plain,
 )
 from netadapt_onnx.common.resources import SEARCHED
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.search.allowed_counts import (
-    DEFAULT_STEP,
-    AllowedCounts,
-    Floors,
-    Steps,
-    allowed_counts,
-    floors_in_one_spelling,
-    frozen_groups,
-    step_in_one_spelling,
-)
-from netadapt_onnx.search.netadapt import Select
-from netadapt_onnx.search.presets import DEFAULT_PRESET, NAMES, PRESETS, Preset, by_preset
-from netadapt_onnx.search.run_options import DeviceOptions, EvaluationOptions, RunOptions
+from netadapt_onnx.search.allowed_counts import DEFAULT_STEP, AllowedCounts, allowed_counts
+from netadapt_onnx.search.presets import NAMES, PRESETS
+from netadapt_onnx.search.run_options import DeviceOptions, EvaluationOptions, RunOptions, TrainingOptions
 from netadapt_onnx.search.schedule import parse_reduction, reduction_in_one_spelling
+from netadapt_onnx.search.search_options import SearchOptions
 
 if TYPE_CHECKING:
     from netadapt_onnx.data.dataset import Dataset
     from netadapt_onnx.surgery.criteria.scores import Criterion
-
-Strategy = Literal["netadapt", "knapsack", "curves"]
-Start = Literal["curves", "original"]
-Proposals = Literal["lazy", "all"]
-Portfolio = Literal["auto", "trained", "solved", "off"]
-Rank = Literal["reconstruct", "finetune"]
-ReductionOf = Literal["initial", "current"]
 
 # Criteria whose values are losses, so that those of different groups compare. Magnitudes do not, nor do shares of a
 # group's mean: with those a knapsack cut the stem of a ResNet-20 to 5 channels and left 11% accuracy instead of 72%.
@@ -59,140 +40,8 @@ COMPARABLE = ("taylor", "fisher")
 AUTO = "auto"
 # Steps of SGD on each proposal (the paper's 'short-term fine-tuning'); reconstruction needs none.
 SHORT_TERM = {"reconstruct": 0, "finetune": 100}
-# Measured for 100 steps of distillation at batch 128; the long training's rate is too high for so few.
-SHORT_TERM_LR = 0.02
 # The first round of a portfolio's training; each further one, of half as many candidates, is twice as long.
 PORTFOLIO_STEPS = 40
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What to search: the budgets, who proposes, who wins, how far a step goes and which channel counts are allowed."""
-
-    budget: tuple[str, ...] = option(
-        help="latency=12ms, latency=0.6x, macs=20M, params=300k, size=4MB, memory=0.5x, energy=5mJ, custom=0.7x or "
-        "latency@NAME=12ms; all of several must hold. latency=0.8x,0.6x makes a model for each.",
-        metavar="RESOURCE=V",
-        is_repeated=True,
-        one_spelling=partial(budget_texts, resources=SEARCHED),
-    )
-    preset: Preset = option(
-        DEFAULT_PRESET,
-        "A set of options; what is given besides wins. fast: all widths at once, by error curves, in minutes; "
-        "balanced; thorough: every proposal, the best of them trained; paper: NetAdapt as it was published.",
-        choices=NAMES,
-    )
-    criterion: str | Criterion = by_preset(
-        "criterion",
-        "Which channels stay: l2, l1, group-l2, fpgm, bn-scale, random, first; by data: obs, taylor, fisher, "
-        "activation. auto is obs (without --data l2; knapsack: taylor).",
-    )
-    strategy: Strategy = by_preset(
-        "strategy",
-        "A group at a time, by trying; or all at once: in a few rounds by importance against cost, or for any target "
-        "by error curves.",
-        choices=get_args(Strategy),
-    )
-    start: Start = by_preset(
-        "start",
-        "The netadapt strategy begins at widths that error curves choose for most of the way, or at the original's; "
-        "with steps of one's own, trained proposals or a least accuracy at the original's.",
-        choices=get_args(Start),
-    )
-    rank: Rank = by_preset(
-        "rank", "Adapt each proposal by least squares, or by short training.", choices=get_args(Rank)
-    )
-    select: Select = by_preset(
-        "select",
-        "The winner loses least accuracy per resource saved, or simply has the highest.",
-        choices=get_args(Select),
-    )
-    proposals: Proposals = by_preset(
-        "proposals",
-        "Evaluate the proposals of an iteration that could win, by what they lost before, or all of them.",
-        choices=get_args(Proposals),
-    )
-    portfolio: Portfolio = by_preset(
-        "portfolio",
-        "At the end the search's widths compete with uniform ones and with those of other methods: after a short "
-        "training (auto: if the run trains at all), as they are once solved, or not at all.",
-        choices=get_args(Portfolio),
-    )
-    init_reduction_ratio: float = option(0.025, "The first step's share.", above=0, at_most=1, is_share=True)
-    decay: float = option(0.96, "Each step is this much of the one before.", above=0, at_most=1, is_share=True)
-    init_reduction: str | float | None = option(
-        None, "The first step, e.g. 0.5ms, 2M or 0.05x; instead of the share.", metavar="AMOUNT"
-    )
-    reduction_of: ReductionOf = option(
-        "initial",
-        "Steps are shares of the original's resource, or of what is left.",
-        choices=get_args(ReductionOf),
-    )
-    step: Steps = option(
-        None,
-        "Channel counts are multiples of this, of the table's latency steps, or, for layers of OP, of N (Gemm=64).",
-        metavar="N|auto|OP=N",
-        is_repeated=True,
-        default_text=f"auto with a latency budget, otherwise and with paper {DEFAULT_STEP}",
-        one_spelling=step_in_one_spelling,
-    )
-    min_channels: int = option(1, "No group gets narrower than this.", at_least=1)
-    freeze: Sequence[str] = option(
-        (),
-        "Leave this group as it is; * and ? match any name.",
-        metavar="GROUP",
-        is_repeated=True,
-        one_spelling=frozen_groups,
-    )
-    floor: Floors = option(
-        (),
-        "No fewer channels (or 0.5x of them) in this group.",
-        metavar="GROUP=32",
-        is_repeated=True,
-        one_spelling=floors_in_one_spelling,
-    )
-    finalists: int = by_preset(
-        "finalists",
-        "Train the best so many proposals of each iteration, and let that decide.",
-        metavar="K",
-        at_least=0,
-    )
-    prune_small: bool = option(False, "Groups that cannot reach a step's target alone go as far as they can.")
-    keep_blocks: bool = by_preset(
-        "keep_blocks",
-        "Keep every residual branch, also where its sum can do without it.",
-        flag="--keep-blocks/--no-keep-blocks",
-    )
-    allow_block_removal: bool = option(False, "Refuse models without a residual branch that can be removed.")
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train: proposals or winners for a short term, the result at the end."""
-
-    short_term: int | None = option(
-        None,
-        "Training steps per proposal (finetune), per finalist, or per winner (reconstruct).",
-        at_least=0,
-        default_text="0; finetune, finalists: 100",
-    )
-    short_term_lr: float = option(SHORT_TERM_LR, "Their learning rate.", above=0)
-    final_epochs: int | Literal["auto"] = option(
-        "auto",
-        "Training at the end: passes over the data, or as many steps as pay; 0: none.",
-        metavar="N|auto",
-        at_least=0,
-        may_differ_on_resume=True,
-    )
-    final_effort: float = by_preset(
-        "final_effort", "Times the length that the training at the end has with auto.", above=0, is_share=True
-    )
-    augment: bool | None = option(
-        None,
-        "Show several views of each picture in it: crops, and mirror images where the original knows them.",
-        flag="--augment/--no-augment",
-        default_text="where the data are few",
-    )
 
 
 @dataclass(frozen=True)

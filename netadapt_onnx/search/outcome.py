@@ -216,19 +216,24 @@ def _open_question(limit: Limit, latencies: Mapping[str, Latency]) -> str:
     """The note on a limit that could not be judged."""
     latency = latencies.get(limit.budget.partition("=")[0])
     if latency is None:
-        return f"{limit.budget}: predicted {limit.value:.3g}, which nobody has measured"
+        return f"{limit.budget}: {_amount(limit)} is a prediction of the table, which no device has confirmed"
     low, high = latency.ci95
     return (
-        f"{limit.budget}: could not judge: times vary by {latency.disturbance:.0%}, and the result takes {low:.3f}x to "
-        f"{high:.3f}x of the original's"
+        f"{limit.budget}: could not judge whether it is met, because the device is busy: times vary by "
+        f"{latency.disturbance:.0%}, and the result takes {low:.3f}x to {high:.3f}x of the original's time"
     )
+
+
+def _amount(limit: Limit) -> str:
+    """What a limit was compared with: a latency in ms, anything else as a number."""
+    return f"{limit.value:.3g}{' ms' if limit.budget.startswith(LATENCY) else ''}"
 
 
 def _busy_notes(limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> list[str]:
     """The notes on verdicts that were possible although the device was busy."""
     decided = {limit.budget.partition("=")[0] for limit in limits if limit.met is not None}
     return [
-        f"{name}: the device was busy, times varied by {latency.disturbance:.0%}: those shown are of the fastest runs"
+        f"{name}: the device was busy, times varied by {latency.disturbance:.0%}; those shown are of the fastest runs"
         for name, latency in latencies.items()
         if latency.disturbance and name in decided
     ]

@@ -203,7 +203,8 @@ class Planned:
 class DryRun:
     """What the first iteration would try: it brings `driver` to `target` or below. `skipped` groups cannot.
 
-    `options` are those of the preset, as they would be used.
+    `options` are those of the preset, as they would be used; `tables` the latency tables that were measured and kept,
+    by resource.
     """
 
     driver: str
@@ -214,3 +215,4 @@ class DryRun:
     notes: tuple[str, ...] = ()
     preset: str = DEFAULT_PRESET
     options: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Path] = field(default_factory=dict)

@@ -64,17 +64,16 @@ def loaded_table(
 
 
 def built_table(
-    folder: Path,
+    file: Path,
     original: Trace,
     execution: Execution,
     plan: TablePlan,
     progress: Callable[[int, int, str], None],
     device: Device | None = None,
-    resource: str = LATENCY,
 ) -> Table:
-    """A table measured on `device` (None: this machine) and kept in `folder`; continued if a kill interrupted it."""
+    """A table measured on `device` (None: this machine) and kept in `file`; continued if a kill interrupted it."""
     return build(
-        table_file(folder, resource),
+        file,
         RandomWidthModel(original.folded.proto, original.folded.shapes),
         random_widths(original),
         plan,
@@ -87,3 +86,8 @@ def built_table(
 def table_file(folder: Path, resource: str = LATENCY) -> Path:
     """The file of a resource's table in a run directory."""
     return folder / TABLE_FILE.replace("table", resource.replace(LATENCY, "table"))
+
+
+def table_beside(run: Path, resource: str = LATENCY) -> Path:
+    """The file of a resource's table beside the directory of a run that has not begun: `run.table.jsonl`."""
+    return run.with_name(f"{run.name}.{table_file(run, resource).name}")

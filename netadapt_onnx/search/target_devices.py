@@ -123,7 +123,10 @@ def open_target_devices(
                 continue
             if device == BUNDLE:
                 if table is None:
-                    raise NetadaptError("--device bundle needs the --table of its results", code="usage")
+                    raise NetadaptError(
+                        "--device bundle needs the --table that `profile import` made of its results",
+                        code="usage",
+                    )
                 targets.append(TargetDevice(resource, None, None, table))
                 continue
             opened = stack.enter_context(reach(device, purpose=f"{purpose}@{resource}"))

@@ -57,7 +57,7 @@ class Limits:
             latency = self.budget_checks[budget.resource].prediction.normalised()
             if latency is not None and budget.limit(latency.before_ms) < latency.before_ms:
                 return f"normalising alone meets it ({latency.ratio:.3f}x): nothing is cut"
-        return "the model is within its budget already: nothing to do"
+        return "the model meets this budget already: nothing to do"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ProblemBuilder:
         amounts = {n: v * correction.get(n, 1.0) for n, v in self.context.predict(prepared.floor).items()}
         for name, check in self.context.budget_checks.items():
             if amounts[name] > problem.limits.get(name, math.inf):
-                amounts[name] = check.smallest(prepared.smallest())
+                amounts[name] = check.smallest(prepared.smallest(), amounts[name])
         return amounts
 
     def note_out_of_reach(self, problem: Problem, smallest: Amounts) -> bool:
@@ -104,8 +104,12 @@ class ProblemBuilder:
         if not too_low:
             return False
         original = self.limits.original[too_low[0]] * problem.start.correction.get(too_low[0], 1.0)
-        share = smallest[too_low[0]] / original
-        self.context.notes.add(f"no width is small enough: {too_low[0]} is at least {share:.3g}x of the original's")
+        name, share = too_low[0], smallest[too_low[0]] / original
+        check = self.context.budget_checks.get(name)
+        still = "still takes" if check is None or check.measures else "is predicted to still take"
+        self.context.notes.add(
+            f"No widths meet the budget: the narrowest model {still} {share:.3g}x of the original's {name}"
+        )
         return True
 
     def jump(self, smallest: Amounts) -> Proposal:
@@ -151,11 +155,11 @@ class ProblemBuilder:
         schedule = replace(requested, decay=context.run.once("decay", lambda: raised))
         if schedule.decay > requested.decay:
             context.notes.add(
-                f"steps of {requested.ratio:g}, each {requested.decay:g} of the one before, do not reach the budget in "
-                f"{options.max_iterations} iterations: --decay is {schedule.decay:.4g} instead"
+                f"Iterations that begin with {requested.ratio:g} and decay by {requested.decay:g} do not reach the "
+                f"budget in {options.max_iterations} iterations, so --decay {schedule.decay:.4g} is used"
             )
         if any(schedule.reach(start, iterations) > end for start, end in ways):
             context.notes.add(
-                f"{options.max_iterations} iterations may be too few: raise --max-iterations or --init-reduction-ratio"
+                f"{options.max_iterations} iterations may be too few; raise --max-iterations or --init-reduction-ratio"
             )
         return schedule

@@ -52,13 +52,13 @@ class TimeLimit:
             try:
                 step = next(steps, None)
             except TimeIsOver as error:
-                self.over = f"the time is over: {error}; --resume with a larger --max-time goes on"
+                self.over = f"--max-time is used up ({error}); go on with --resume and a larger --max-time"
                 return
             if step is None:
                 return
             self._iteration_s = self._run.seconds() - began
             yield step
-        self.over = "the time is over: --resume with a larger --max-time goes on"
+        self.over = "--max-time is used up; go on with --resume and a larger --max-time"
 
     def proposals(self, total: int, what: str) -> Callable[[int], None]:
         """A function to call with the number of proposals that are done, each time that it grows.

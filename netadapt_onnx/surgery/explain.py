@@ -48,8 +48,8 @@ def explain(trace: Trace, name: str) -> tuple[Explanation, ...]:
 
 
 def _groups(trace: Trace, name: str) -> list[Group]:
-    groups = [group for group in trace.groups if group.name == name]
-    groups = groups or [group for group in trace.groups if name in group.layers]
+    groups = [group for group in trace.groups if name in (group.name, trace.paths[group.name])]
+    groups = groups or [g for g in trace.groups if any(name in (layer, trace.paths[layer]) for layer in g.layers)]
     along = [axis_labels for _, axis_labels in trace.axes.get(name, ())]
     groups = groups or [g for g in trace.groups if any(np.isin(part, trace.members[g.name]).any() for part in along)]
     if groups:
@@ -60,7 +60,7 @@ def _groups(trace: Trace, name: str) -> list[Group]:
     stays = next((n for n in trace.flat.untraced if f"{name}/".startswith(f"{n}/")), None)
     if stays is not None:
         raise NetadaptError(f"'{stays}' stays as it is: {trace.flat.untraced[stays]}", code="unknown-group")
-    hint = did_you_mean(name, sorted(names), "`netadapt-onnx inspect` lists groups and layers")
+    hint = did_you_mean(name, sorted(names), "`netadapt-onnx inspect MODEL` lists groups and layers")
     raise NetadaptError(f"the model has no group, layer or tensor '{name}'", hint=hint, code="unknown-group")
 
 

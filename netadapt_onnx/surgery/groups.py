@@ -118,6 +118,12 @@ class Holders:
         for number, channels in enumerate(members.values()):
             self._numbers[channels] = number
 
+    def count(self, roots: Array) -> tuple[tuple[str, int], ...]:
+        """The groups that these root labels belong to, in their order, each with how many of them."""
+        numbers, counts = np.unique(self._numbers[roots], return_counts=True)
+        pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
+        return tuple((self._names[number], count) for number, count in pairs if number >= 0)
+
     def of(self, roots: Array) -> list[str]:
         """The groups that any of these root labels belongs to, in their order."""
         return [self._names[number] for number in np.unique(self._numbers[roots]).tolist() if number >= 0]

@@ -91,7 +91,7 @@ def _nothing_to_prune(trace: Trace, path: str) -> NetadaptError:
     reasons += _untraced(trace)
     reasons += sorted({group.reason for group in trace.groups if group.reason})
     states = list(dict.fromkeys(name for group in with_states(trace).groups for name in resize_io_of(group)))
-    hint = _advice(operators) if operators else "`netadapt-onnx inspect` lists the groups"
+    hint = _advice(operators) if operators else "`netadapt-onnx inspect MODEL` lists the groups"
     if states:
         command = ["netadapt-onnx", "prune", path, "--ratio", "0.5", *command_options(trace, states)]
         hint = f"let the states change their shapes with it: {typed(command)}"

@@ -94,7 +94,7 @@ def only_batch(graph: TorchGraph, split: Split, settings: Settings | None = None
         raise NetadaptError(
             f"the file fixes its batch at {batch}, and training found no way to run it on two samples: "
             f"{one_line(also or why or Exception(), 100)}",
-            hint="re-export with a dynamic batch (`netadapt-onnx export` makes one)",
+            hint="export it again with a dynamic batch, as the command export does",
             code="unsupported",
         ) from also
     alike = two is not None and all(_alike(value, alone[name][:2]) for name, value in two.items())

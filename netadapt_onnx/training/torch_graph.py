@@ -335,7 +335,7 @@ def _refuse_unsupported(proto: onnx.ModelProto) -> None:
         )
         raise NetadaptError(
             f"training does not support {listed}",
-            hint="`netadapt-onnx prune --reconstruct` needs no training",
+            hint="prune with --reconstruct needs no training",
             code="unsupported",
         )
 

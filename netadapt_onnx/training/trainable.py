@@ -114,7 +114,7 @@ def _require_no_statistics(graph: TorchGraph, needs: Footprint | None = None) ->
     if needs is not None and needs.only_batch == 1:
         raise NetadaptError(
             "the model runs on one sample at a time, and batches of one leave BatchNorm nothing to normalise by",
-            hint="re-export with a dynamic batch (`netadapt-onnx export` makes one), or with BatchNorm folded",
+            hint="export it again with a dynamic batch, as the command export does, or with BatchNorm folded",
             code="unsupported",
         )
     raise invalid_data(

@@ -157,7 +157,7 @@ def test_a_final_training_without_a_length_is_evaluated_and_never_below_the_sear
     assert len(evaluations) > 2
     best = max(accuracy for _, accuracy in evaluations)
     helped = best > evaluations[0][1] or evaluations[-1][1] == best
-    assert helped or any("did not help" in note and "before" in note for note in result.notes)
+    assert helped or any("did not improve" in note and "before" in note for note in result.notes)
     assert adapt(*task, "macs=0.8x", tmp_path / "run", resume=True, **few) == result
 
 
@@ -171,8 +171,8 @@ def test_a_final_training_that_does_not_help_is_explained(
         monkeypatch.setattr(final_training.FinalTraining, "_score", lambda *_: -1.0)
     few = {**FAST, "final_epochs": 2, "max_iterations": 1}
     result = adapt(*task, "macs=0.8x", tmp_path / "run", **few)
-    (note,) = [note for note in result.notes if "did not help" in note]
-    assert note.startswith("the final training did not help: the model is as the search left it (")
+    (note,) = [note for note in result.notes if "did not improve" in note]
+    assert note.startswith("Fine-tuning did not improve accuracy, so it was discarded (")
     assert ("it diverged;" in note) is (how == "diverges")
     searched, model = (load(path).proto for path in (tmp_path / "run/iterations/001/model.onnx", result.model))
     values = [[onnx.numpy_helper.to_array(t).tobytes() for t in proto.graph.initializer] for proto in (searched, model)]
@@ -238,7 +238,7 @@ def test_a_budget_below_the_smallest_model_goes_as_far_as_it_can(task: tuple[Pat
     result = adapt(*task, "macs=0.0001x", tmp_path / "run", final_epochs=1)
     assert (result.met, result.stopped, result.iterations) == (False, "no-way-down", 1)
     assert set(result.groups.values()) == {(8, 1), (12, 1), (16, 1)}
-    assert "no width is small enough: macs is at least" in result.notes[0]
+    assert "No widths meet the budget: the narrowest model still takes" in result.notes[0]
     assert adapt(*task, "macs=0.0001x", tmp_path / "run", final_epochs=1, resume=True) == result
 
 

@@ -255,7 +255,7 @@ def test_finetune_writes_what_validation_samples_like_best_and_says_where_that_i
     assert good.notes == ()
     spoilt = na.finetune(good.model, files[1], tmp_path / "spoilt.onnx", epochs=1, batch_size=32, lr=30.0)
     assert spoilt.accuracy.after == spoilt.accuracy.before
-    assert spoilt.notes[-1].startswith("the training did not help: the weights are as they were (")
+    assert spoilt.notes[-1].startswith("Fine-tuning did not improve accuracy, so the weights are as they were (")
     assert weights(onnx.load(spoilt.model)) == weights(onnx.load(good.model))
 
 

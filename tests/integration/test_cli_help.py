@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 from models import plain
 from netadapt_onnx import __version__, cli
 from netadapt_onnx.common import render
+from netadapt_onnx.common.options import OUTPUT, SECTIONS
 
 COMMAND = [sys.executable, "-m", "netadapt_onnx"]
 NAMES = [[name] for name in cli.COMMANDS] + [["profile", "bundle"], ["profile", "import"]]
@@ -43,6 +45,39 @@ def test_help_as_data(words: list[str], before: bool, capsys: pytest.CaptureFixt
         assert any("--json" in parameter["names"] for parameter in output["parameters"])
     else:
         assert list(output["commands"]) == list(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["adapt", "finetune", "profile", "scale"])
+def test_help_is_in_sections_and_its_rarer_options_are_under_help_all(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run([name, "--help", "--json"]) == 0
+    parameters = json.loads(capsys.readouterr().out)["parameters"]
+    flags = {one["names"][0]: one["section"] for one in parameters if one["names"][0].startswith("-")}
+    flags["--help"] = OUTPUT  # click's own
+    assert {*flags.values()} <= {*SECTIONS}, "every option has a section"
+    assert cli.run([name, "--help-all"]) == 0
+    everything = capsys.readouterr().out
+    assert cli.run([name, "--help"]) == 0
+    usual = capsys.readouterr().out
+    shown, listed = (
+        {flag for flag in flags if re.search(rf"^  (-\w, )?{flag}(?![\w-])", text, re.MULTILINE)}
+        for text in (usual, everything)
+    )
+    assert shown < listed == {*flags}
+    assert f"{len(listed) - len(shown)} more options: netadapt-onnx {name} --help-all" in usual
+    assert "more options" not in everything
+    assert len([flag for flag in shown if flags[flag] != OUTPUT]) <= 21
+    headings = [line.removesuffix(":") for line in usual.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings == [section for section in SECTIONS if section in headings]
+    assert headings[0] == SECTIONS[0]
+
+
+def test_required_options_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["adapt", "--help"]) == 0
+    needed = capsys.readouterr().out.partition("What you need:")[2].partition("\n\n")[0]
+    for flag in ("--data", "-o", "--budget"):
+        assert "[required" in needed.partition(f"  {flag} ")[2].partition("\n  -")[0].replace("\n", " "), flag
 
 
 def test_version_and_wrong_names_as_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +141,7 @@ def test_nothing_is_wider_than_the_terminal(model: Path, columns: int) -> None:
         ["inspect", "model.onnx"],
         ["env"],
         ["inspect", "--help"],
-        ["prune", "model.onnx", "--ratio", "0.5"],
+        ["prune", "model.onnx", "--ratio", "0.5", "--verify"],
     ):
         command_line = [arguments[0], *(str(model) if a == "model.onnx" else a for a in arguments[1:])]
         out, _ = in_terminal(command_line, columns)
@@ -205,6 +240,7 @@ FOLLOWED = [
     ["prune", "model.onnx", "--ratio", "0.5"],
     ["prune", "model.onnx", "--ratio", "0.5", "-o", "half.onnx"],
     ["diff", "model.onnx", "half.onnx"],
+    ["time", "model.onnx", "--max-time", "0.2s"],
     ["evaluate", "model.onnx", "half.onnx", "--data", "data.npz", "--no-latency"],
     ["finetune", "half.onnx", "--teacher", "model.onnx", "--data", "data.npz", "--epochs", "1", "-o", "tuned.onnx"],
     ["gate", "model.onnx", "--max", "size=1GB"],

@@ -26,7 +26,7 @@ def test_a_search_never_goes_below_the_accuracy_floor(tmp_path: Path) -> None:
     result = adapt_hello_world(tmp_path, min_accuracy=0.81)
     assert (result.stopped, result.iterations, result.met) == ("accuracy-floor", 0, False)
     assert widths(result) == (16, 32, 64)
-    assert any("below the floor" in note for note in result.notes)
+    assert any("below --min-accuracy" in note for note in result.notes)
     assert adapt_hello_world(tmp_path, min_accuracy=0.81, resume=True) == result
 
 
@@ -97,7 +97,7 @@ def test_a_run_keeps_within_its_time_by_one_proposal_and_resumes_to_what_it_woul
     if max_time < 500:
         assert result.stopped == "max-time"
         assert result.iterations == (max_time + 60 - 1e-6) // 180 or result.iterations == max_time // 180
-        (over,) = [note for note in result.notes if "the time is over" in note]
+        (over,) = [note for note in result.notes if "--max-time is used up" in note]
         assert lines[-1] == over and "--resume" in over
         if clock.now % 180:
             dropped = f"iteration {result.iterations + 1} is dropped, {clock.now % 180 / 60:.0f} of its 3 proposals"

@@ -31,8 +31,8 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> dict[str, DriftingDevice]:
         "latency": DriftingDevice(1.0),
     }
 
-    def built(_: Any, __: Any, ___: Any, ____: Any, _____: Any, device: Any, resource: str) -> DriftingDevice:
-        device.name = resource
+    def built(file: Path, __: Any, ___: Any, ____: Any, _____: Any, device: Any) -> DriftingDevice:
+        device.name = resource = file.stem.replace("table", "latency")
         return devices[resource]
 
     def ratio(*arguments: Any, device: Any, **options: Any) -> Ratio:

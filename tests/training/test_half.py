@@ -16,7 +16,7 @@ from netadapt_onnx.data.dataset import Dataset, Split
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import run, session
-from netadapt_onnx.search.options import Rank
+from netadapt_onnx.search.search_options import Rank
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.reconstruct.gram import gram_matrices, original_targets
 from netadapt_onnx.surgery.reconstruct.least_squares import reconstruct

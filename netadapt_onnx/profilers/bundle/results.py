@@ -112,16 +112,12 @@ def read_results(path: Path) -> Results:
         NetadaptError: there is no such file, it holds no results or some that cannot be true (the error names the line
             and the field), or nothing was measured.
     """
-    if not path.is_file():
-        raise missing_file(path)
-    data = path.read_bytes()
-    lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
-    records = [decode_record(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]
+    records = decode_results(path)
     manifest = _manifest(path, records)
     about, execution = _about(path, manifest)
     environments = (record.environment for record in records if isinstance(record, EnvironmentRecord))
     devices = [fingerprint(execution, environment) for environment in environments]
-    measured, failed = _answers(path, manifest, records)
+    measured, failed = answers(path, manifest, records)
     if not measured or not devices:
         reason = failed[0].error if failed else "it was not run, or killed at once"
         raise NetadaptError(f"{path}: nothing was measured: {reason}", hint="run its run.sh", code="results")
@@ -131,13 +127,22 @@ def read_results(path: Path) -> Results:
     return Results(path, manifest, about, devices[0], measured, failed, ends[-1] if ends else None)
 
 
+def decode_results(path: Path) -> list[AgentRecord]:
+    """The records of a file of results; a torn last line is left out. Raises NetadaptError for a line that is none."""
+    if not path.is_file():
+        raise missing_file(path)
+    data = path.read_bytes()
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+    return [decode_record(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]
+
+
 def _manifest(path: Path, records: Sequence[AgentRecord]) -> Manifest:
     """The manifest: the first record, and only that."""
     if not records or not isinstance(records[0], ManifestRecord) or "header" not in records[0].manifest.about:
         raise NetadaptError(f"{path} holds no results of a bundle", hint=HINT, code="results")
     again = next((n for n, r in enumerate(records[1:], 2) if isinstance(r, ManifestRecord)), None)
     if again is not None:
-        raise _refused(path, again, "a second manifest", "import files one by one")
+        raise refused(path, again, "a second manifest", "import files one by one")
     return records[0].manifest
 
 
@@ -146,14 +151,14 @@ def _about(path: Path, manifest: Manifest) -> tuple[BundledModel, Execution]:
         about = msgspec.convert(manifest.about, BundledModel)
         execution = msgspec.convert(manifest.execution, ExecutionRecord).execution
     except msgspec.ValidationError as error:
-        raise _refused(path, 1, f"the manifest: {error}") from error
+        raise refused(path, 1, f"the manifest: {error}") from error
     except NetadaptError as error:
-        raise _refused(path, 1, f"the manifest: {error.message}", error.hint, error.code) from error
+        raise refused(path, 1, f"the manifest: {error.message}", error.hint, error.code) from error
     require_schema(path, about.header)
     return about, execution
 
 
-def _answers(
+def answers(
     path: Path, manifest: Manifest, records: Sequence[AgentRecord]
 ) -> tuple[tuple[MeasuredModel, ...], tuple[FailedModel, ...]]:
     """The records of models, each of which answers the manifest, and that once."""
@@ -162,13 +167,14 @@ def _answers(
         if isinstance(record, MeasuredModel | FailedModel):
             wrong = contradiction(record, manifest.jobs, answered)
             if wrong is not None:
-                raise _refused(path, number, wrong)
+                raise refused(path, number, wrong)
             answered.add((record.job, record.model))
     measured = tuple(record for record in records if isinstance(record, MeasuredModel))
     return measured, tuple(record for record in records if isinstance(record, FailedModel))
 
 
-def _refused(path: Path, line: int, what: str, hint: str = HINT, code: str = "results") -> NetadaptError:
+def refused(path: Path, line: int, what: str, hint: str = HINT, code: str = "results") -> NetadaptError:
+    """The error for a line of results that cannot be true."""
     return NetadaptError(f"{path}, line {line}: {what}", hint=hint, code=code)
 
 
@@ -229,11 +235,11 @@ def _model(results: Results) -> tuple[Layers, list[Shapes]]:
         layers = Layers(onnx.ModelProto(graph=unpack_graph(results.about.graph)))
         shapes = msgspec.json.decode(unpack(results.about.shapes), type=list[dict[str, tuple[int, ...]]])
     except (ValueError, msgspec.DecodeError, RecursionError) as error:
-        raise _refused(results.path, 1, f"the manifest: {error}") from error
+        raise refused(results.path, 1, f"the manifest: {error}") from error
     most = max(model for job in results.manifest.jobs for model in job.models)
     if not most < results.about.header.models == len(shapes):
         counts = f"shapes of {len(shapes)} versions, {results.about.header.models} in the header"
-        raise _refused(results.path, 1, f"the manifest: {counts}, and jobs for {most + 1}")
+        raise refused(results.path, 1, f"the manifest: {counts}, and jobs for {most + 1}")
     return layers, list(shapes)
 
 
@@ -242,9 +248,9 @@ def _version(path: Path, measured: MeasuredModel, shapes: Shapes, layers: Layers
         return records_of(measured, shapes, layers)
     except KeyError as error:
         what = f"the manifest: no shape of tensor {error} in version {measured.model}"
-        raise _refused(path, 1, what) from error
+        raise refused(path, 1, what) from error
     except msgspec.ValidationError as error:  # a model of the manifest's jobs with a number that no version has
-        raise _refused(path, 1, f"the manifest: version {measured.model}: {error}") from error
+        raise refused(path, 1, f"the manifest: version {measured.model}: {error}") from error
 
 
 def write_table(path: Path, records: Sequence[Record]) -> int:

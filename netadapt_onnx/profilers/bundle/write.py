@@ -54,10 +54,11 @@ if not "%1"=="" set RESULTS=results-%1.jsonl
 if not "%1"=="" set SHARD=--shard %1
 "%PYTHON%" agent.py manifest.json %RESULTS% %SHARD%
 """
-README = """Latency measurements, made by netadapt-onnx
+TABLE_README = """Latency measurements, made by netadapt-onnx
 
-What this is: {models} widths of one model, and agent.py, which times them on the device it runs on.
-
+What this is: {models} widths of one model, and agent.py, which times them on the device that it runs on.
+"""
+README = """{what}
 Needed there: Python 3.8 or newer with numpy and onnxruntime 1.16 or newer. Nothing is installed, nothing is sent
 anywhere, and everything stays in this folder:
     python3 -m pip install numpy onnxruntime
@@ -71,8 +72,9 @@ Stop it whenever you like: run again, it goes on where it was, as long as the de
 Running it in a fresh copy of this folder measures everything once more, and more measurements make a better table.
 
 Then carry the results back, to where netadapt-onnx is:
-    netadapt-onnx profile import results.jsonl --table device.jsonl
+    {then}
 """
+TABLE_THEN = "netadapt-onnx profile import results.jsonl --table device.jsonl"
 SHARDING = """
 It comes in {shards} shards, for as many devices of the same kind. Each measures its own share:
     sh run.sh 1                        writes results-1.jsonl, and so on up to {shards}
@@ -114,7 +116,7 @@ def write_bundle(
         tempfile.TemporaryDirectory(prefix="netadapt-") as folder,
         zipfile.ZipFile(temporary, "w") as archive,
     ):
-        bundle = _Bundle(archive, bundle_folder(path), Path(folder), execution, {})
+        bundle = Bundle(archive, bundle_folder(path), Path(folder), execution, {})
         shapes = _add_models(bundle, reference, draw, plan, progress)
         note = original.note
         if original.proto is not None:
@@ -132,8 +134,8 @@ def write_bundle(
         }
         record, jobs = execution_record(execution), _jobs(bundle, plan, shards)
         manifest = Manifest(SCHEMA, record, inputs, bundle.models, jobs, plan.time_cap_s, about)
-        bundle.add_data(MANIFEST, msgspec.json.encode(manifest))
-        _add_programs(bundle, models, shards, plan.time_cap_s)
+        what = TABLE_README.format(models=models)
+        add_programs(bundle, manifest, what, TABLE_THEN, plan.time_cap_s, shards)
     return note
 
 
@@ -143,7 +145,7 @@ def bundle_folder(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Bundle:
+class Bundle:
     """A zip that is being written. `folder`: for files on their way; `models`: those that it has, by number as text."""
 
     archive: zipfile.ZipFile
@@ -174,7 +176,7 @@ class _Bundle:
 
 
 def _add_models(
-    bundle: _Bundle, reference: RandomWidthModel, draw: Draw, plan: TablePlan, progress: Progress
+    bundle: Bundle, reference: RandomWidthModel, draw: Draw, plan: TablePlan, progress: Progress
 ) -> list[dict[str, tuple[int, ...]]]:
     """Add the random-width models, and the uncut one as their reference; returns the shapes of each but that."""
     count = plan.model_count(bundle.execution)
@@ -188,7 +190,7 @@ def _add_models(
     return shapes
 
 
-def _jobs(bundle: _Bundle, plan: TablePlan, shards: int) -> tuple[Job, ...]:
+def _jobs(bundle: Bundle, plan: TablePlan, shards: int) -> tuple[Job, ...]:
     """The batches of models, dealt to the shards in turn, and the uncut model beside the original file."""
     count, per_node = plan.model_count(bundle.execution), bundle.execution.provider.per_node
     batches = [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
@@ -200,15 +202,26 @@ def _jobs(bundle: _Bundle, plan: TablePlan, shards: int) -> tuple[Job, ...]:
     return (*jobs, timing_job(uncut, TimingPlan(time_cap_s=min(REFERENCE_CAP_S, plan.time_cap_s))))
 
 
-def _add_programs(bundle: _Bundle, models: int, shards: int, time_cap_s: float) -> None:
-    """Add the agent, what starts it, and the page that says how."""
+def add_programs(bundle: Bundle, manifest: Manifest, about: str, then: str, time_cap_s: float, shards: int = 1) -> None:
+    """Add the manifest, the agent, what starts it, and the page that says how.
+
+    Args:
+        bundle: the zip.
+        manifest: what is measured.
+        about: what the page says of the models.
+        then: the command that reads the results.
+        time_cap_s: how long measuring takes.
+        shards: how many devices may share it.
+    """
+    bundle.add_data(MANIFEST, msgspec.json.encode(manifest))
     bundle.add_data("agent.py", resources.files("netadapt_onnx.profilers").joinpath("agent.py").read_bytes())
     what = "" if shards == 1 else f", or one of {shards} shards of them: run it with the shard's number"
     bundle.add_data("run.sh", RUN_SH.format(what=what).encode(), executable=True)
     bundle.add_data("run.bat", RUN_BAT.format(what=what).replace("\n", "\r\n").encode())
     sharding = SHARDING.format(shards=shards) if shards > 1 else ""
     minutes = max(1.0, (time_cap_s + 30) / 60)
-    bundle.add_data("README.txt", README.format(models=models, minutes=minutes, sharding=sharding).encode())
+    page = README.format(what=about, minutes=minutes, sharding=sharding, then=then)
+    bundle.add_data("README.txt", page.encode())
 
 
 def _without_values(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -190,7 +190,7 @@ def reference_of_file(path: Path, records: Sequence[Record]) -> Reference:
     """The last time of the uncut model in a table. Raises NetadaptError for an unfinished table, which has none."""
     references = [record for record in records if isinstance(record, Reference)]
     if not references:
-        raise NetadaptError(f"{path} is not complete", hint="run `profile` again: it goes on", code="table")
+        raise NetadaptError(f"{path} is not complete", hint="run profile again: it goes on", code="table")
     return references[-1]
 
 
@@ -205,11 +205,11 @@ def check(path: Path, header: Header, model_family: str, device: Fingerprint | N
     if header.family != model_family:
         raise NetadaptError(
             f"{path} was measured for another model: graph {header.family} there, {model_family} here",
-            hint="build a table for this model with `profile`",
+            hint="measure a table of this model with the command profile",
             code="other-model",
         )
     if device is not None:
-        hint = "build one here with `profile`, or take this one all the same with --force"
+        hint = "measure one here with the command profile, or accept this one with --force"
         require_alike(header.device, device, f"{path} was measured on another device", hint)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -57,9 +56,14 @@ class BudgetCheck:
         """What was measured of an iteration's model; None where nothing was, or nothing precise enough."""
         return None
 
-    def smallest(self, proto: onnx.ModelProto) -> float:
-        """The least that the narrowest model can take; infinite where only the table's prediction counts."""
-        return math.inf
+    @property
+    def measures(self) -> bool:
+        """Whether models are measured; else the table's prediction alone counts."""
+        return False
+
+    def smallest(self, proto: onnx.ModelProto, predicted: float) -> float:
+        """The least that the narrowest model can take, as measured, or as predicted where nothing is measured."""
+        return predicted
 
     def measure(self, stage: Stage, iteration: int, proto: onnx.ModelProto) -> None:
         """Measure an iteration's model with care, unless that was done or there is nothing to measure on."""
@@ -134,7 +138,12 @@ class MeasuredCheck(BudgetCheck):
             return estimate
         return estimate.times(prediction.of_file(prediction.measured_original) / prediction.unit)
 
-    def smallest(self, proto: onnx.ModelProto) -> float:
+    @property
+    def measures(self) -> bool:
+        """Whether models are measured."""
+        return True
+
+    def smallest(self, proto: onnx.ModelProto, predicted: float) -> float:
         """The least that the narrowest model can take: tables are least reliable at extremes."""
         self._measure(self._journal.smallest, proto, "brief")
         estimate = self._estimate([self._journal.smallest])

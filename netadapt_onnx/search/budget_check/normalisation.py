@@ -96,5 +96,5 @@ def normalisation_note(resource: str, file: str, ratio: float, ci95: tuple[float
     """What normalising alone gains, and how to have just that."""
     return (
         f"{resource}: normalising alone takes {file} as given to {ratio:.3f}x (95%: {ci95[0]:.3f}x to {ci95[1]:.3f}x); "
-        f"`netadapt-onnx prune {file} --ratio 0 -o OUT.onnx` writes that"
+        "`netadapt-onnx prune MODEL --ratio 0 -o normalised.onnx` writes that"
     )

@@ -140,7 +140,7 @@ def bn_scale(trace: Trace, group: Group) -> np.ndarray:
     if not scales:
         raise NetadaptError(
             f"group '{group.name}' has no BatchNorm to take the scales of",
-            hint="choose another criterion, or export the model with its BatchNorms (`netadapt-onnx export`)",
+            hint="choose another criterion, or export the model with its BatchNorms, as the command export does",
             code="no-batchnorm",
         )
     return scores.by_channel

@@ -147,7 +147,7 @@ def _over_branches(
 def _unverifiable(why: str) -> NetadaptError:
     return NetadaptError(
         f"the cut cannot be verified: {why}",
-        hint="`prune -o` without --verify writes it unproven",
+        hint="prune with -o and without --verify writes it unproven",
         code="unverifiable",
     )
 

@@ -161,9 +161,10 @@ def test_every_device_has_its_own_gain(
 ) -> None:
     devices_by_name = {"latency@a": NormalisingDevice(gain=0.4), "latency@b": NormalisingDevice(gain=0.9)}
 
-    def built(*arguments: Any) -> DriftingDevice:
-        arguments[5].name = arguments[6]
-        return devices_by_name[arguments[6]]
+    def built(file: Path, *arguments: Any) -> DriftingDevice:
+        resource = file.stem.replace("table", "latency")
+        arguments[4].name = resource
+        return devices_by_name[resource]
 
     monkeypatch.setattr(tables, "built_table", built)
     monkeypatch.setattr(
