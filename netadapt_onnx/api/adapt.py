@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from netadapt_onnx.api.live_report import live_report
 from netadapt_onnx.api.source import Source, open_model
 from netadapt_onnx.common.budget import budget_texts
 from netadapt_onnx.common.options import File, from_keywords
@@ -106,6 +107,7 @@ def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> Adap
         workers,
         # What cannot be reached or used is said before anything is written.
         open_instruments(settings, prepared, budgets, out, log) as instruments,
+        live_report(out, log, is_on=settings.live) as update_report,
         Run.open(
             out,
             identity,
@@ -116,7 +118,8 @@ def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> Adap
             respell=recorded_in_one_spelling,
         ) as run,
     ):
-        environment = SearchEnvironment(run, settings, instruments.execution, progress, log, Notes(log))
+        update_report()
+        environment = SearchEnvironment(run, settings, instruments.execution, progress, log, Notes(log), update_report)
         for note in () if prepared.data is None else prepared.data.notes:
             environment.notes.add(note)
         checks, aligned = open_budget_checks(environment, prepared, instruments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -17,7 +17,6 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.cost import Cost, CostModel
 from netadapt_onnx.graph.file_description import FileDescription
 from netadapt_onnx.graph.model import Model, load_without_weights
-from netadapt_onnx.graph.readable_path import readable_paths
 from netadapt_onnx.surgery.explain import Explanation, explain
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.obstacles import cost_at, notes
@@ -141,7 +140,10 @@ def inspect(model: Source, **options: Unpack[InspectKeywords]) -> Inspection:
         write_atomically(Path(settings.write_plan), template(trace).encode())
     totals = cost.to_resources(source.size_bytes, prediction.latency_ms)
     layers = _layers(cost, trace, prediction.latency_by_layer)
-    inspection = Inspection(totals, layers, trace.groups, source.description, _paths(trace, layers))
+    paths = {
+        name: trace.paths[name] for name in [*(layer.name for layer in layers), *(group.name for group in trace.groups)]
+    }
+    inspection = Inspection(totals, layers, trace.groups, source.description, paths)
     if settings.graph is not None:
         _draw(trace, source, Path(settings.graph))
     cautions = (*notes(trace), *trace.folded.unfinished, *prediction.table_notes)
@@ -223,18 +225,6 @@ def _layers(cost: Cost, trace: Trace, latency_by_layer: Mapping[str, float]) -> 
     return tuple(
         Layer(c.name, c.op, c.params, c.macs, groups.get(c.name), latency_by_layer.get(c.name)) for c in cost.layers
     )
-
-
-def _paths(trace: Trace, layers: Sequence[Layer]) -> dict[str, str]:
-    """Where each layer and group stands in the network; the groups of one layer are told apart by a number."""
-    paths = readable_paths(trace.flat.proto.graph.node)
-    names = dict.fromkeys([*(layer.name for layer in layers), *(group.name for group in trace.groups)])
-    return {name: _path_of(name, paths) for name in names}
-
-
-def _path_of(name: str, paths: Mapping[str, str]) -> str:
-    layer, hash_sign, number = name.rpartition("#")
-    return paths.get(name) or (f"{paths.get(layer, layer)}{hash_sign}{number}" if hash_sign else name)
 
 
 def _with_cautions(

@@ -67,6 +67,7 @@ class AdaptKeywords(TypedDict, total=False):
     gpus: Gpus
     job_timeout: str | float
     resume: bool
+    live: bool
     progress: Progress | None
     log: Callable[[str], None] | None
     table: Tables

@@ -10,6 +10,7 @@ import click
 from netadapt_onnx.commands._options import MEMORY_LIMIT, OVERWRITE, TIMEOUT, common, seen_as, shaped
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
+from netadapt_onnx.common.escape import escape
 
 if TYPE_CHECKING:
     from netadapt_onnx.gating.compare import Diff
@@ -50,8 +51,15 @@ def command(a: str, b: str, form: str, **options: Any) -> CommandResult:
         from netadapt_onnx.api.diff import diff
 
         result = diff(a, b, **options)
-    seen = seen_as(options["shapes"], options["batch_size"])
-    return CommandResult(result, lambda _: _text(result, form, a, b, seen), is_escaped=form == "markdown")
+    seen, drawing = seen_as(options["shapes"], options["batch_size"]), options["graph"]
+
+    def text(_: Diff) -> str:
+        lines = _text(result, form, a, b, seen)
+        if drawing is None or form == "markdown":
+            return lines
+        return render.with_line(lines, f"the drawing of both networks is in {escape(drawing)}")
+
+    return CommandResult(result, text, is_escaped=form == "markdown")
 
 
 def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:

@@ -14,6 +14,7 @@ from netadapt_onnx.commands._declared import declared, keywords_of
 from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import charts, render
+from netadapt_onnx.common.escape import escape
 from netadapt_onnx.errors import NetadaptError
 
 if TYPE_CHECKING:
@@ -65,7 +66,15 @@ def command(
     if plot is not None and isinstance(result, Sensitive):
         result = _plot(result, plot)
     seen = seen_as(options["shapes"], options["batch_size"], attention, resize_io)
-    return CommandResult(result, lambda shown: _shown(shown, model, seen, None if show_all else ROWS))
+    drawing = options["graph"]
+
+    def text(shown: Inspection) -> str:
+        lines = _shown(shown, model, seen, None if show_all else ROWS)
+        return (
+            lines if drawing is None else render.with_line(lines, f"the drawing of the network is in {escape(drawing)}")
+        )
+
+    return CommandResult(result, text)
 
 
 def _shown(result: Inspection, model: Path, options: list[str], limit: int | None) -> str:
@@ -180,7 +189,7 @@ def _next(result: Inspection, model: Path, options: list[str]) -> str:
 
 def _text(result: Inspection, model: Path, options: list[str], limit: int | None) -> str:
     parts = [
-        render.listing(_file_rows(result.file, result.model.size_bytes)),
+        render.listing(_file_rows(result.file, result.model.size_bytes, limit)),
         _totals(result),
         _layers(result, limit),
         _groups(result, limit),
@@ -188,10 +197,13 @@ def _text(result: Inspection, model: Path, options: list[str], limit: int | None
     return "\n\n".join(parts) + _next(result, model, options)
 
 
-def _file_rows(file: FileDescription, size_bytes: int) -> list[list[str]]:
+def _file_rows(file: FileDescription, size_bytes: int, limit: int | None) -> list[list[str]]:
     """What the file is: what it takes and returns, which operators it is made of, and who wrote it."""
-    rows = [["input", tensor.name, tensor.text] for tensor in file.inputs]
-    rows += [["output", tensor.name, tensor.text] for tensor in file.outputs]
+    rows = []
+    for kind, tensors in (("input", file.inputs), ("output", file.outputs)):
+        rows += [[kind, tensor.name, tensor.text] for tensor in tensors[:limit]]
+        rest = len(tensors) - len(tensors[:limit])
+        rows += [["", _more(rest, f"{kind}s"), ""]] if rest else []
     opsets = [version if domain == "ai.onnx" else f"{domain} {version}" for domain, version in file.opset.items()]
     rows.append(["opset", ", ".join(map(str, opsets)), f"IR version {file.ir_version}"])
     rows.append(["producer", file.producer or "unknown", ""])

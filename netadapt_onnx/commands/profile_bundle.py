@@ -9,7 +9,7 @@ import click
 
 from netadapt_onnx.api.options import BundleOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._next import interruptible
+from netadapt_onnx.commands._next import interruptible, unused_path
 from netadapt_onnx.commands._options import MODEL, OVERWRITE, common, data_options
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
@@ -52,7 +52,7 @@ def _bundle_text(result: BundleResult, is_comparison: bool) -> str:
     shards = "" if result.shards == 1 else f" in {result.shards} shards (run.sh 1 to run.sh {result.shards})"
     what = "the model and the one that it is compared with" if is_comparison else f"{result.models} versions{shards}"
     results = f"{result.folder}/results.jsonl"
-    table = [] if is_comparison else ["--table", f"{result.folder}.table.jsonl"]
+    table = [] if is_comparison else ["--table", unused_path(Path(f"{result.folder}.table.jsonl"))]
     return (
         f"{result.bundle}: {what}, {render.size(result.size_bytes)}\n"
         + "".join(f"{note}\n" for note in result.notes)

@@ -92,13 +92,24 @@ def headline(changes: Sequence[Change], accuracy: Accuracy | None = None) -> str
 def phrase(change: Change) -> str:
     """One change in words: `1.8x faster on pi (0.45 ms, was 0.78)`, `61% smaller`, `as large as before`."""
     kind, _, device = change.resource.partition("@")
-    words = _speed(change) if kind == LATENCY else _amount(kind, change)
+    words = difference(change)
     on = f" on {device}" if device else ""
     predicted = "predicted " if change.is_predicted else ""
     if change.before is None:
         return f"{predicted}{kind} {render.amount(change.resource, change.after)}{on}"
     predicted += "to be " if predicted and kind == LATENCY else ""
     return f"{predicted}{words}{on}{'' if render.is_counted(kind) else f' ({amounts(change, change.before)})'}"
+
+
+def difference(change: Change) -> str:
+    """A change without its amounts: `1.8x faster`, `61% smaller`, `as large as before`."""
+    kind = change.resource.partition("@")[0]
+    return _speed(change) if kind == LATENCY else _amount(kind, change)
+
+
+def metric_name(metric: str) -> str:
+    """What a metric is called in running text."""
+    return METRICS.get(metric, metric)
 
 
 def amounts(change: Change, before: float) -> str:
@@ -110,16 +121,11 @@ def amounts(change: Change, before: float) -> str:
 
 def accuracy_phrase(accuracy: Accuracy) -> str:
     """An accuracy in words: `accuracy 91.2%, was 92.3%`, `accuracy 99.0% as before`."""
-    name = METRICS.get(accuracy.metric, accuracy.metric)
-    before, after = (score(accuracy.metric, value) for value in (accuracy.before, accuracy.after))
+    name = metric_name(accuracy.metric)
+    before, after = (render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after))
     if accuracy.metric == "agreement":  # with the original, which agrees with itself
         return f"{name} {after}"
     return f"{name} {after} as before" if before == after else f"{name} {after}, was {before}"
-
-
-def score(metric: str, value: float) -> str:
-    """An accuracy as its metric is usually quoted, in running text: 91.2%, or 0.873 for R2."""
-    return render.score(metric, value).replace(" %", "%")
 
 
 def _speed(change: Change) -> str:

@@ -51,7 +51,7 @@ def millijoules(value: float) -> str:
 
 def percent(value: float | None) -> str:
     """A fraction as a percentage with one decimal."""
-    return "" if value is None else f"{100 * value:.1f} %"
+    return "" if value is None else f"{100 * value:.1f}%"
 
 
 def score(metric: str, value: float) -> str:
@@ -200,3 +200,9 @@ def _say(line: str) -> None:
 def next_command(*words: object) -> str:
     """The line that says what to run next; paths are quoted so that it can be pasted into a shell."""
     return f"next: {shell_command(['netadapt-onnx', *words])}"
+
+
+def with_line(text: str, line: str) -> str:
+    """A command's text with one more line before what to run next."""
+    body, advice, command = text.partition("\nnext: ")
+    return f"{body}\n{line}{advice}{command}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import onnx
 
@@ -20,7 +20,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _WEIGHT = re.compile(r"(?P<path>[\w.]*\w)\.(?:weight|kernel|W)(?:_quantized)?")
 
 
-def readable_paths(nodes: Iterable[onnx.NodeProto]) -> Mapping[str, str]:
+def readable_paths(nodes: Iterable[onnx.NodeProto]) -> dict[str, str]:
     """The path of each node by its name; a node whose path others have too keeps its name.
 
     >>> conv = onnx.helper.make_node("Conv", ["x", "onnx::Conv_7"], ["y"], name="/layer1/layer1.0/conv1/Conv")

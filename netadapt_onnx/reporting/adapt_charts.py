@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from netadapt_onnx.common import charts
+from netadapt_onnx.common import charts, render
+from netadapt_onnx.common.headline import metric_name
 from netadapt_onnx.common.resources import COUNTED
+from netadapt_onnx.reporting.adapt_points import Point
 from netadapt_onnx.reporting.adapt_run import AdaptRun
+from netadapt_onnx.training.validation import Evaluation, best_of
 
-# A chart shows this many layers, those that take longest; the table below it has all.
-MOST_BARS = 40
-# The kinds of models that a run evaluated, with their colours, in the order of the legend; proposals are grey.
+# The kinds of models that a run evaluated, with their colours, in the order of the legend.
 KINDS = {"original": "#4c78a8", "proposal": "#9aa0a6", "accepted": "#e45756", "result": "#2a9d55"}
 UNITS = {"latency": "ms", "size": "bytes", "memory": "bytes", "energy": "mJ"}
+BUDGET = "#c2185b"
+# An axis of epochs has a tick for each of so many.
+MOST_TICKS = 12
+# Width and height of the chart that a page begins with, on a wide screen and on a phone; and of those side by side.
+BROAD, NARROW, SMALL = (800, 360), (300, 300), (380, 220)
 
 
 def axis_title(resource: str) -> str:
@@ -22,33 +28,123 @@ def axis_title(resource: str) -> str:
     return f"{resource} ({unit})" if unit else resource
 
 
-def accuracy_against(run: AdaptRun, resource: str) -> charts.Spec:
-    """Accuracy against a resource for every model that a run evaluated, the path of accepted models, the budget."""
-    x, y = axis_title(resource), "accuracy"
-    rows = [
-        {x: p.resources[resource], y: p.accuracy, "model": p.kind, "iteration": p.iteration, "group": p.group}
-        for p in run.points
-        if resource in p.resources
-    ]
-    axes = charts.axes(x, y, "model", ())
-    axes["color"]["scale"] = {"domain": list(KINDS), "range": list(KINDS.values())}
+def accuracy_title(metric: str) -> str:
+    """The title of an axis of accuracies that a search sees."""
+    return f"{metric_name(metric)} (validation)"
+
+
+def axes(run: AdaptRun, x: str, y: str, series: str, resource: str) -> charts.Spec:
+    """Axes of a resource and of an accuracy, in their units, with the legend above."""
+    encoding = charts.axes(x, y, series, ())
     if resource in COUNTED:
-        axes["x"]["axis"]["format"] = "~s"
-    tips = {"tooltip": [charts.field(name) for name in (x, y, "model", "iteration", "group")]}
-    opacity = {"condition": {"test": "datum.model == 'proposal'", "value": 0.6}, "value": 1}
-    size = {"condition": {"test": "datum.model == 'result' || datum.model == 'original'", "value": 90}, "value": 36}
+        encoding["x"]["axis"]["format"] = "~s"
+    if render.score(run.metric, 0.5).endswith("%"):
+        encoding["y"]["axis"]["format"] = ".0%"
+    return encoding
+
+
+def accuracy_against(run: AdaptRun, resource: str, size: tuple[int, int] = BROAD) -> charts.Spec:
+    """Accuracy against a resource for every model that a run evaluated, the path of accepted models, the budget.
+
+    The original and the result are labelled, with their amounts where there is room.
+    """
+    x, y = axis_title(resource), accuracy_title(run.metric)
+    points = [point for point in run.points if resource in point.resources]
+    rows = [_row(point, x, y, resource) for point in points]
+    encoding = axes(run, x, y, "model", resource)
+    encoding["color"] |= {
+        "scale": {"domain": list(KINDS), "range": list(KINDS.values())},
+        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size == BROAD else 2},
+    }
+    place = {"x": encoding["x"], "y": encoding["y"]}
     path = [row for row in rows if row["model"] in ("original", "accepted")]
-    # Points come last, on top, where the mouse finds them.
-    line = {"type": "line", "strokeDash": [4, 3], "color": "gray"}
-    along = {"x": axes["x"], "y": axes["y"], "order": {"field": "iteration"}}
-    layers: list[dict[str, Any]] = [{"data": {"values": path}, "mark": line, "encoding": along}]
-    limits = [limit.limit for limit in run.result.limits if limit.budget.startswith(f"{resource}=")]
-    if limits:
-        values, at = [{x: limit} for limit in limits], {"x": {**charts.field(x), "type": "quantitative"}}
-        layers.append({"data": {"values": values}, "mark": {"type": "rule", "color": "crimson"}, "encoding": at})
-    marks = {**axes, **tips, "opacity": opacity, "size": size}
-    layers.append({"mark": {"type": "point", "filled": True}, "encoding": marks})
-    return charts.layered(rows, f"accuracy against {resource}; the line is the budget", layers)
+    line = {"type": "line", "strokeDash": [4, 3], "color": "gray", "opacity": 0.7}
+    layers = [
+        {"data": {"values": path}, "mark": line, "encoding": {**place, "order": {"field": "iteration"}}},
+        *_budget_layers(run, x, resource, size[1]),
+        *(_dots(kind, rows, encoding, x, y) for kind in ("proposal", "accepted", "original", "result")),
+        _labels([point for point in points if point.kind in ("original", "result")], x, y, resource, run, place, size),
+    ]
+    return _sized(charts.layered(rows, "", layers), size)
+
+
+def _row(point: Point, x: str, y: str, resource: str) -> dict[str, Any]:
+    how = "measured" if resource in COUNTED or resource in point.measured else "predicted"
+    return {
+        x: point.resources[resource],
+        y: point.accuracy,
+        "model": point.kind,
+        "iteration": point.iteration,
+        "group": point.group,
+        "amount": "measured" if point.kind == "original" else how,
+    }
+
+
+def _dots(kind: str, rows: Sequence[Mapping[str, Any]], encoding: charts.Spec, x: str, y: str) -> charts.Spec:
+    """The points of one kind of models; later layers lie on top."""
+    area = {"proposal": 28, "accepted": 70}.get(kind, 190)
+    mark = {"type": "point", "filled": True, "size": area, "opacity": 0.35 if kind == "proposal" else 1}
+    tips = [charts.field(name) for name in (x, y, "model", "iteration", "group", "amount")]
+    shown = [row for row in rows if row["model"] == kind]
+    return {"data": {"values": shown}, "mark": mark, "encoding": {**encoding, "tooltip": tips}}
+
+
+def _labels(
+    points: Sequence[Point],
+    x: str,
+    y: str,
+    resource: str,
+    run: AdaptRun,
+    place: charts.Spec,
+    size: tuple[int, int],
+) -> charts.Spec:
+    """Names beside the original and the result."""
+    rows = [
+        {
+            x: point.resources[resource],
+            y: point.accuracy,
+            "text": point.kind
+            if size != BROAD
+            else f"{point.kind}: {render.amount(resource, point.resources[resource])}, "
+            f"{render.score(run.metric, point.accuracy)}",
+        }
+        for point in points
+    ]
+    mark = {"type": "text", "dy": -16, "fontSize": 13, "fontWeight": "bold", "color": charts.GREY}
+    return {"data": {"values": rows}, "mark": mark, "encoding": {**place, "text": {"field": "text"}}}
+
+
+def _budget_layers(run: AdaptRun, x: str, resource: str, height: int) -> list[charts.Spec]:
+    """A line for each budget, with what it allows in its unit."""
+    budgets = [(one.text, one.limit) for one in run.budgets if one.resource == resource and one.limit is not None]
+    for model in () if run.result is None else run.result.models[:-1]:
+        budgets += [(one.budget, one.limit) for one in model.limits if one.budget.partition("=")[0] == resource]
+    rows = []
+    for text, limit in budgets:
+        asked, amount = text.partition("=")[2], render.amount(resource, limit)
+        rows.append({x: limit, "text": f"budget {asked} = {amount}" if asked.endswith("x") else f"budget {amount}"})
+    at = {"x": {**charts.field(x), "type": "quantitative"}}
+    label = {
+        "type": "text",
+        "align": "left",
+        "dx": 5,
+        "dy": -4,
+        "baseline": "bottom",
+        "fontSize": 12,
+        "color": charts.GREY,
+    }
+    return (
+        [
+            {"data": {"values": rows}, "mark": {"type": "rule", "color": BUDGET, "strokeWidth": 2}, "encoding": at},
+            {
+                "data": {"values": rows},
+                "mark": label,
+                "encoding": {**at, "y": {"value": height}, "text": {"field": "text"}},
+            },
+        ]
+        if rows
+        else []
+    )
 
 
 def varies(run: AdaptRun, resource: str) -> bool:
@@ -56,101 +152,116 @@ def varies(run: AdaptRun, resource: str) -> bool:
     return sum(resource in point.resources for point in run.points) > 1
 
 
-def channels(run: AdaptRun) -> charts.Spec:
-    """The channels of every group before and after."""
-    rows = [
-        {"group": name, "channels": count, "model": when}
-        for name, counts in run.result.groups.items()
-        for when, count in zip(("original", "result"), counts, strict=True)
-    ]
-    return _bars(rows, "group", "channels", "channels by group")
-
-
 def predicted_against_measured(run: AdaptRun, resource: str) -> charts.Spec | None:
-    """The predicted and the measured resource of accepted models; None where nothing was measured."""
-    x, y = f"expected {axis_title(resource)}", f"measured {axis_title(resource)}"
-    steps = {step.iteration: step for step in run.steps}
-    rows = [
+    """The predicted and the measured resource of accepted models and the result; None where nothing was measured."""
+    x, y = f"predicted {axis_title(resource)}", f"measured {axis_title(resource)}"
+    scale = run.scales.get(resource, 1.0)
+    rows: list[dict[str, Any]] = [
         {
-            x: steps[m.iteration].resources[resource],
-            y: m.ratio.median * original_amount(run, resource),
-            "iteration": m.iteration,
-            "stage": m.stage,
+            x: s.resources[resource] * scale,
+            y: s.accepted.measured[resource] * scale,
+            "model": f"iteration {s.iteration}",
         }
-        for m in run.measurements
-        if m.resource == resource and m.iteration in steps
+        for s in run.steps
+        if resource in s.accepted.measured and resource in s.resources
     ]
+    final = None if run.result is None else run.result.latencies.get(resource)
+    if final is not None:
+        rows.append({x: final.predicted_ms * scale, y: final.after_ms, "model": "result"})
     if not rows:
         return None
-    ends = [float(row[name]) for row in rows for name in (x, y)]  # type: ignore[arg-type]
-    line = [{x: value, y: value} for value in (min(ends), max(ends))]
-    axes = charts.axes(x, y, "stage", ())
-    along = {"x": axes["x"], "y": axes["y"]}
-    tips = {"tooltip": [charts.field(name) for name in (x, y, "iteration", "stage")]}
-    layers: list[dict[str, Any]] = [
-        {"mark": {"type": "point", "filled": True, "size": 60}, "encoding": {**axes, **tips}},
-        {"data": {"values": line}, "mark": {"type": "line", "color": "gray"}, "encoding": along},
+    ends = [row[name] for row in rows for name in (x, y)]
+    encoding = charts.axes(x, y, "", ())
+    result = "datum.model == 'result'"
+    colour = {"condition": {"test": result, "value": KINDS["result"]}, "value": KINDS["accepted"]}
+    tips = [charts.field(name) for name in (x, y, "model")]
+    layers: list[charts.Spec] = [
+        {
+            "data": {"values": [{x: value, y: value} for value in (min(ends), max(ends))]},
+            "mark": {"type": "line", "color": "gray", "strokeDash": [4, 3]},
+            "encoding": encoding,
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+            "encoding": {**encoding, "color": colour, "tooltip": tips},
+        },
     ]
-    return charts.layered(rows, f"{resource} expected and measured; the line is equality", layers)
-
-
-def original_amount(run: AdaptRun, resource: str) -> float:
-    """How much of a resource that was measured the original takes, in the base unit."""
-    latency = run.result.latencies.get(resource)
-    return run.result.measured[resource].before if latency is None else latency.before_ms
+    return _sized(charts.layered(rows, "On the line, the prediction is right", layers), SMALL)
 
 
 def distributions(run: AdaptRun, resource: str) -> charts.Spec | None:
-    """Every session of the last careful measurement, of the original and of the result; None where there was none."""
+    """Every session of the last careful measurement, of the original and of the result; None where there was none.
+
+    On a busy device the fastest runs of each session, which is what the result's times are of.
+    """
     last = [m for m in run.measurements if m.resource == resource and m.stage == "final"]
-    if not last or not last[-1].ratio.sessions_ms[0]:
+    if run.result is None or not last or not last[-1].ratio.sessions_ms[0]:
         return None
+    latency, ratio = run.result.latencies.get(resource), last[-1].ratio
+    is_busy = latency is not None and latency.disturbance > 0 and bool(ratio.undisturbed_ms[0])
+    sessions_ms = ratio.undisturbed_ms if is_busy else ratio.sessions_ms
     x = axis_title(resource)
     rows = [
         {x: value, "model": name}
-        for name, values in zip(("result", "original"), last[-1].ratio.sessions_ms, strict=True)
+        for name, values in zip(("result", "original"), sessions_ms, strict=True)
         for value in values
     ]
     encoding = {
         "x": charts.axes(x, x, "", ())["x"],
         "y": {"field": "model", "type": "nominal", "title": None, "sort": ["original", "result"]},
-        "color": {"field": "model", "type": "nominal", "legend": None, "sort": ["original", "result"]},
+        "color": {
+            "field": "model",
+            "type": "nominal",
+            "legend": None,
+            "scale": {"domain": ["original", "result"], "range": [KINDS["original"], KINDS["result"]]},
+        },
         "tooltip": [{"field": "model"}, charts.field(x)],
     }
-    mark = {"type": "tick", "thickness": 2, "opacity": 0.6}
-    chart = charts.layered(rows, f"{resource} of each fresh session", [{"mark": mark, "encoding": encoding}])
-    return {**chart, "height": {"step": 44}}
+    mark = {"type": "tick", "thickness": 2, "opacity": 0.7}
+    title = "The fastest runs of each session" if is_busy else "Each session that was measured"
+    chart = charts.layered(rows, title, [{"mark": mark, "encoding": encoding}])
+    return {**_sized(chart, SMALL), "height": {"step": 60}}
 
 
-def latency_by_layer(run: AdaptRun, resource: str) -> charts.Spec | None:
-    """The predicted latency of each layer before and after; None where no table knows it."""
-    timed = [layer for layer in run.details.layers if resource in layer.times_ms]
-    slowest = sorted(timed, key=lambda layer: -layer.times_ms[resource][0])[:MOST_BARS]
-    names = {layer.name for layer in slowest}
-    rows = [
-        {"layer": layer.name, "ms": layer.times_ms[resource][i], "model": when}
-        for layer in run.details.layers
-        if layer.name in names
-        for i, when in enumerate(("original", "result"))
+def training_accuracy(run: AdaptRun) -> charts.Spec | None:
+    """Validation accuracy during the final training, the state that was kept marked; None without evaluations."""
+    if len(run.evaluations) < 2:
+        return None
+    x, y = "training step", accuracy_title(run.metric)
+    best = best_of(run.evaluations)
+
+    def row(one: Evaluation) -> dict[str, object]:
+        return {x: one.step, y: one.accuracy}
+
+    rows = [row(one) for one in run.evaluations]
+    encoding = axes(run, x, y, "", "")
+    kept = {"data": {"values": [row(best)]}}
+    layers: list[charts.Spec] = [
+        {"mark": {"type": "line", "point": True, "color": KINDS["original"]}, "encoding": encoding},
+        {
+            **kept,
+            "mark": {"type": "point", "filled": True, "size": 150, "color": KINDS["result"]},
+            "encoding": encoding,
+        },
+        {
+            **kept,
+            "mark": {"type": "text", "text": "kept", "dy": -14, "fontWeight": "bold", "color": charts.GREY},
+            "encoding": encoding,
+        },
     ]
-    once = ", once normalised" if resource in run.result.normalising else ""
-    return _bars(rows, "layer", "ms", f"{resource} by layer, as the table has it{once}") if rows else None
+    return _sized(charts.layered(rows, "Accuracy during the final training", layers), SMALL)
 
 
-def training(run: AdaptRun) -> charts.Spec | None:
-    """The mean loss of each epoch of the final training; None where there was none."""
+def training_loss(run: AdaptRun) -> charts.Spec | None:
+    """The mean loss of each epoch of the final training; None where there were too few to see a course."""
     rows = [{"epoch": e.epoch, "loss": e.loss} for e in run.details.training]
-    return charts.lines(rows, "epoch", "loss", title="final training: mean loss of each epoch") if rows else None
+    if len(rows) < 3:
+        return None
+    spec = charts.lines(rows, "epoch", "loss", title="Mean training loss of each epoch")
+    if len(rows) <= MOST_TICKS:
+        spec["layer"][0]["encoding"]["x"]["axis"] |= {"values": [row["epoch"] for row in rows], "format": "d"}
+    return _sized(spec, SMALL)
 
 
-def _bars(rows: Sequence[charts.Row], name: str, value: str, title: str) -> charts.Spec:
-    """A chart with two bars, original and result, for each name on the vertical axis."""
-    encoding = {
-        "y": {"field": name, "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 220}},
-        "x": {"field": value, "type": "quantitative"},
-        "yOffset": {"field": "model", "sort": None},
-        "color": {"field": "model", "type": "nominal", "sort": None},
-        "tooltip": [{"field": name}, {"field": "model"}, {"field": value}],
-    }
-    chart = charts.layered(rows, title, [{"mark": "bar", "encoding": encoding}])
-    return {**chart, "height": {"step": 9}}
+def _sized(spec: charts.Spec, size: tuple[int, int]) -> charts.Spec:
+    return {**spec, "width": size[0], "height": size[1]}

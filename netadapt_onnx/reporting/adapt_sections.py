@@ -2,201 +2,152 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 from netadapt_onnx.common import render
-from netadapt_onnx.reporting import adapt_charts
+from netadapt_onnx.reporting import adapt_charts, adapt_tables
+from netadapt_onnx.reporting.adapt_header import adapt_header
 from netadapt_onnx.reporting.adapt_run import AdaptRun
-from netadapt_onnx.reporting.page import Draw, collapsible, paragraph, section, table
+from netadapt_onnx.reporting.elements import Html, collapsible, grid, paragraph, section, table
+from netadapt_onnx.reporting.page import Draw
 from netadapt_onnx.reporting.reproduction import reproduction
-from netadapt_onnx.reporting.table_rows import accuracy_row, result_rows, target_cells, verdict
-from netadapt_onnx.search.netadapt import EvaluatedProposal, Step
-from netadapt_onnx.search.portfolio import PORTFOLIO
-from netadapt_onnx.search.proposals import TOGETHER
-from netadapt_onnx.search.result import Latency
+from netadapt_onnx.reporting.table_rows import accuracy_row, result_rows
+from netadapt_onnx.search.result import AdaptResult, Latency
 
-STATES = {True: "met", False: "missed", None: "predicted only"}
+ACCURACY = (
+    "Every point is a model that this run evaluated on validation samples. A proposal is a model that was tried; "
+    "its {resource} is predicted. The best proposal of an iteration is accepted, and the next one starts from it. "
+    "Proposals and accepted models are drawn as they were before the final training, the result as it is after it."
+)
+ITERATIONS = (
+    "Each iteration makes the network cheaper by a step: it tries several ways (the proposals) and accepts the one "
+    "that loses least accuracy for what it saves. A group is a set of layers whose channels have to be removed "
+    "together, named after the first of them. Accuracies are on validation samples, before the final training."
+)
+COMPETITORS = (
+    "Several methods chose the widths of all groups at once, and the best of their models was accepted. netadapt: the "
+    "widths that the iterations had come to; uniform: every group narrowed by the same share; curves: what costs least "
+    "by the error that each group causes as it gets narrower (curves^2: by that error squared; draw: with chance "
+    "changes to the curves). Weights solved: the accuracy after the remaining weights were fitted by least squares."
+)
+CHANNELS = (
+    "A group is a set of layers whose output channels have to be removed together, because their outputs are added "
+    "or otherwise tied; it is named after the first of these layers."
+)
+MEASURED = (
+    "The result and the original were measured in turn, in fresh sessions of onnxruntime, so that both met the same "
+    "conditions. The budget is met if the upper end of the 95% interval is within it."
+)
+BLOCKED = "These layers keep all of their channels."
+TRAINING = (
+    "After the search the model is trained with the original as its teacher. The state that is most accurate on "
+    "validation samples is kept."
+)
+DISCARDED = (
+    "Fine-tuning did not improve the accuracy on validation samples, so it was discarded: the result has the "
+    "weights that the search left."
+)
 
 
 def adapt_sections(run: AdaptRun, draw: Draw, *, with_name: bool) -> list[str]:
-    """Sections as HTML, from the run's verdict to how it can be repeated.
+    """Sections as HTML, from the run's headline to how it can be repeated.
 
     Args:
-        run: A finished run of `adapt`.
+        run: A run of `adapt`; one that has not ended has fewer sections.
         draw: Renders a chart as HTML.
         with_name: Whether headings begin with the run's name, because the page holds several runs.
     """
-    parts = [
-        ("what came of it", _outcome(run)),
+    result, prefix = run.result, f"{run.name}: " if with_name else ""
+    header = adapt_header(run)
+    competitions = adapt_tables.competitions(run)
+    parts: list[tuple[str, list[str]]] = [
         *_accuracy_charts(run, draw),
-        ("iterations", [_iterations(run)]),
-        ("who competed", _competitions(run)),
-        ("channels", _channels(run, draw)),
-        *((f"{name}: predicted and measured", _measurements(run, draw, name))
-          for name in (*run.result.latencies, *run.result.measured)),
-        ("final training", _training(run, draw)),
-        ("layers", [_layers(run)] if run.details.layers else []),
-        ("what stays, and why", [_blocked(run)] if run.details.blocked else []),
-        ("how to repeat it", [reproduction(run.identity, run.about)]),
-    ]  # fmt: skip
-    prefix = f"{run.name}: " if with_name else ""
-    return [section(prefix + title, *content) for title, content in parts if content]
+        ("One model for each target", _targets(result, run)),
+        ("Iterations", [paragraph(ITERATIONS, "soft"), adapt_tables.iterations(run)] if run.steps else []),
+        ("Methods that competed", [] if competitions is None else [paragraph(COMPETITORS, "soft"), competitions]),
+        ("Channels", _after(CHANNELS, adapt_tables.channels(run))),
+        *_measurements(run, draw),
+        ("Final training", _training(run, draw)),
+        ("All costs, before and after", [] if result is None else [_costs(result)]),
+        ("Layers", [adapt_tables.layers(run)] if run.details.layers else []),
+        ("Layers that cannot be pruned", _after(BLOCKED, [adapt_tables.blocked(run)] if run.details.blocked else [])),
+        ("How to repeat this run", [reproduction(run.identity, run.about)]),
+    ]
+    sections = [section(prefix + title, *content) for title, content in parts if content]
+    return [section(run.name, *header) if with_name else Html("".join(header)), *sections]
+
+
+def _after(text: str, content: list[str]) -> list[str]:
+    """Content below the explanation of its terms; none without content."""
+    return [paragraph(text, "soft"), *content] if content else []
 
 
 def _accuracy_charts(run: AdaptRun, draw: Draw) -> list[tuple[str, list[str]]]:
-    caption = (
-        "Proposals and accepted models are judged on held-out samples before the final training; the original and the "
-        f"result on {run.result.accuracy.split}. Resources of proposals are predictions."
-    )
-    return [
-        (f"accuracy against {name}", [draw(adapt_charts.accuracy_against(run, name)), paragraph(caption)])
-        for name in run.budget_resources
-        if adapt_charts.varies(run, name)
-    ]
+    """A large chart for each resource with a budget: one for wide screens and one for phones, of which one is shown."""
+    shown = []
+    for name in run.budget_resources:
+        if not adapt_charts.varies(run, name):
+            continue
+        label = f"accuracy against {name} of every model that was evaluated"
+        broad, narrow = (
+            adapt_charts.accuracy_against(run, name, size) for size in (adapt_charts.BROAD, adapt_charts.NARROW)
+        )
+        text = ACCURACY.format(resource=name if not render.is_counted(name) else "cost")
+        content = [draw(broad, "broad", label), draw(narrow, "narrow", label), paragraph(text, "soft")]
+        shown.append((f"Accuracy against {name}", content))
+    return shown
 
 
-def _channels(run: AdaptRun, draw: Draw) -> list[str]:
-    rows = [[group, *counts, render.ratio(counts[1], counts[0])] for group, counts in run.result.groups.items()]
-    removed = run.result.removed
-    note = [paragraph(f"Without the residual branches {', '.join(removed)}.")] if removed else []
-    return [draw(adapt_charts.channels(run)), *note, table(["group", "before", "after", "left"], rows)]
+def _targets(result: AdaptResult | None, run: AdaptRun) -> list[str]:
+    return [] if result is None or len(result.models) < 2 else [adapt_tables.targets(run)]
 
 
-def _measurements(run: AdaptRun, draw: Draw, resource: str) -> list[str]:
-    charts = (
-        adapt_charts.distributions(run, resource),
-        adapt_charts.predicted_against_measured(run, resource),
-        adapt_charts.latency_by_layer(run, resource),
-    )
-    return [_measured(run, resource), *(draw(chart) for chart in charts if chart is not None)]
+def _measurements(run: AdaptRun, draw: Draw) -> list[tuple[str, list[str]]]:
+    """For each measured resource: the final measurement, its sessions, and predictions against measurements."""
+    result = run.result
+    shown = []
+    for name in run.budget_resources if result is None else (*result.latencies, *result.measured):
+        charts = (adapt_charts.distributions(run, name), adapt_charts.predicted_against_measured(run, name))
+        drawn = [draw(chart) for chart in charts if chart is not None]
+        final = [] if result is None else [paragraph(MEASURED, "soft"), _measured(result, name)]
+        if final or drawn:
+            shown.append((f"{name[:1].upper()}{name[1:]}: predicted and measured", [*final, grid("charts", drawn)]))
+    return shown
+
+
+def _measured(result: AdaptResult, resource: str) -> str:
+    """A table of the final measurement of a resource."""
+    comparison = result.latencies.get(resource) or result.measured[resource]
+    if isinstance(comparison, Latency):
+        values = (comparison.before_ms, comparison.after_ms, comparison.predicted_ms)
+        cells, counted, count = [*map(render.milliseconds, values)], "sessions", comparison.sessions
+    else:
+        cells = [render.amount(resource, v) for v in (comparison.before, comparison.after, comparison.predicted)]
+        counted, count = "measurements", comparison.measurements
+    low, high = comparison.ci95
+    share = f"{comparison.ratio:.3f}x ({low:.3f} to {high:.3f})"
+    headers = ["original", "result", "predicted for the result", "result / original (95%)", counted]
+    return table(headers, [[*cells, share, count]], text=())
 
 
 def _training(run: AdaptRun, draw: Draw) -> list[str]:
-    curve = adapt_charts.training(run)
+    """The course of the final training; of one that was discarded only that it was, and the numbers folded."""
     rows = [[e.epoch, f"{e.loss:.4f}", f"{e.lr:.3g}"] for e in run.details.training]
-    epochs = collapsible("every epoch", table(["epoch", "mean loss", "learning rate"], rows))
-    return [] if curve is None else [draw(curve), epochs]
+    charts = [chart for chart in (adapt_charts.training_accuracy(run), adapt_charts.training_loss(run)) if chart]
+    if not rows and not charts:
+        return []
+    epochs = [collapsible("Every epoch", table(["epoch", "mean loss", "learning rate"], rows, text=()))] if rows else []
+    if run.was_training_discarded:
+        score = [[one.step, f"{one.accuracy:.4f}"] for one in run.evaluations]
+        course = collapsible("What was discarded", table(["step", "validation accuracy"], score, text=()), *epochs)
+        return [paragraph(DISCARDED), course]
+    return [paragraph(TRAINING, "soft"), grid("charts", [draw(chart) for chart in charts]), *epochs]
 
 
-def _outcome(run: AdaptRun) -> list[str]:
-    result = run.result
-    verdicts = []
-    for limit in result.limits:
-        state = verdict(limit.met, result.stopped, STATES)
-        verdicts.append(paragraph(f"{limit.budget}: {state}", f"verdict {state.split()[0]}"))
+def _costs(result: AdaptResult) -> Html:
+    """What the model costs and how accurate it is, also as it is deployed."""
     rows = result_rows(result)
     if result.deployed is not None:
         sizes = result.deployed.size_bytes
         rows.append(accuracy_row(result.deployed.accuracy, f" as {result.deployed.precision}"))
         share = render.ratio(sizes[1], sizes[0])
         rows.append([f"file size as {result.deployed.precision}", *map(render.size, sizes), share])
-    targets = [_targets(run)] if len(result.models) > 1 else []
-    notes = [paragraph(note) for note in result.notes]
-    return [*verdicts, table(["", "before", "after", "left"], rows), *targets, *notes]
-
-
-def _targets(run: AdaptRun) -> str:
-    """A table with a row for each target of one run."""
-    rows = [
-        [model.budget, verdict(model.met, model.stopped, STATES), *target_cells(model), model.iterations]
-        for model in run.result.models
-    ]
-    return table(["target", "", "macs", "params", "latency", run.metric, "iterations"], rows)
-
-
-def _iterations(run: AdaptRun) -> str:
-    names = run.budget_resources
-    rows = [
-        [
-            step.iteration,
-            step.group,
-            f"{step.channels[0]} → {step.channels[1]}",
-            len(step.tried),
-            *(cell for name in names for cell in _amounts(step, name)),
-            render.score(run.metric, step.accepted.accuracy),
-        ]
-        for step in run.steps
-    ]
-    columns = [
-        column
-        for name in names
-        for column in ([name] if render.is_counted(name) else [f"{name}, predicted", f"{name}, measured (95%)"])
-    ]
-    return table(["iteration", "group", "channels", "proposals", *columns, "held-out accuracy"], rows, "numbers named")
-
-
-def _competitions(run: AdaptRun) -> list[str]:
-    """A table of the methods whose widths competed, best first, and how far behind the winner each of them was.
-
-    A method is as good as the better of its solved and its trained model.
-    """
-    rows = []
-    for step in run.steps:
-        if step.group not in (TOGETHER, PORTFOLIO):
-            continue
-        scores = [_score(tried) for tried in step.tried]
-        best = max(scores, default=-math.inf)
-        for score, tried in sorted(zip(scores, step.tried, strict=True), key=lambda pair: -pair[0]):
-            values = [tried.accuracy, tried.finetuned]
-            cells = ["" if value is None else render.score(run.metric, value) for value in values]
-            behind = "failed" if math.isinf(score) else f"{best - score:.4f}"
-            rows.append([step.iteration, tried.group, tried.channels, *cells, behind])
-    if not rows:
-        return []
-    columns = ["iteration", "method", "channels", "solved", "trained for a short time", "behind"]
-    return [table(columns, rows, "numbers named")]
-
-
-def _score(tried: EvaluatedProposal) -> float:
-    """The better one of a proposal's accuracies; minus infinity if it has failed."""
-    values = (tried.accuracy, tried.finetuned)
-    return max((value for value in values if value is not None and math.isfinite(value)), default=-math.inf)
-
-
-def _amounts(step: Step, name: str) -> list[str]:
-    """What a model was predicted to cost; for a resource that is not counted also what was measured."""
-    predicted = render.amount(name, step.resources[name]) if name in step.resources else ""
-    if render.is_counted(name):
-        return [predicted]
-    return [predicted, render.measured(name, step.accepted.measured, step.accepted.measured_ci95)]
-
-
-def _measured(run: AdaptRun, resource: str) -> str:
-    """A table of the final measurement of a resource."""
-    comparison = run.result.latencies.get(resource) or run.result.measured[resource]
-    if isinstance(comparison, Latency):
-        values = (comparison.before_ms, comparison.after_ms, comparison.predicted_ms)
-        cells, counted, count = [*map(render.milliseconds, values)], "sessions", comparison.sessions
-    else:
-        cells = [f"{value:.4g}" for value in (comparison.before, comparison.after, comparison.predicted)]
-        counted, count = "measurements", comparison.measurements
-    low, high = comparison.ci95
-    share = f"{comparison.ratio:.3f}x ({low:.3f} to {high:.3f})"
-    return table(["before", "after", "predicted", "share (95%)", counted], [[*cells, share, count]])
-
-
-def _layers(run: AdaptRun) -> str:
-    """A table of each layer before and after."""
-    timed = [name for name in run.result.latencies if any(name in x.times_ms for x in run.details.layers)]
-    rows = []
-    for layer in run.details.layers:
-        changed = [
-            _change(layer.params, render.count),
-            _change(layer.macs, render.count),
-            *(_change(layer.times_ms.get(name, (0.0, 0.0)), "{:.3g}".format) for name in timed),
-        ]
-        rows.append([layer.name, layer.op, layer.group if layer.group != layer.name else "", *changed])
-    return table(["layer", "operator", "group", "params", "macs", *map(adapt_charts.axis_title, timed)], rows)
-
-
-def _change(values: tuple[float, float], form: Callable[[float], str]) -> str:
-    before, after = values
-    if not before:
-        return ""
-    return form(before) if before == after else f"{form(before)} → {form(after)}"
-
-
-def _blocked(run: AdaptRun) -> str:
-    rows = [[b.group, b.channels, b.reason] for b in run.details.blocked]
-    return table(["group", "channels", "why it cannot be pruned"], rows, "words")
+    return table(["", "before", "after", "left"], rows)

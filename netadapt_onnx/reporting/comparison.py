@@ -1,59 +1,168 @@
-"""The section of a report that compares several runs: the best accuracy of each by resource, and a row for each."""
+"""The section of a report that compares several runs: their models by resource, and a row for each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from netadapt_onnx.common import render
-from netadapt_onnx.common.charts import Spec, lines
-from netadapt_onnx.reporting.adapt_charts import axis_title
+from netadapt_onnx.common import charts, render
+from netadapt_onnx.common.headline import metric_name
+from netadapt_onnx.reporting.adapt_charts import BROAD, NARROW, axis_title
+from netadapt_onnx.reporting.adapt_points import Point
 from netadapt_onnx.reporting.adapt_run import AdaptRun
-from netadapt_onnx.reporting.page import Draw, section, table
+from netadapt_onnx.reporting.elements import folded, paragraph, section, table
+from netadapt_onnx.reporting.page import Draw
+from netadapt_onnx.reporting.result_summary import budget_state
 from netadapt_onnx.reporting.scale_run import ScaleRun
-from netadapt_onnx.reporting.table_rows import scores
 
 AnyRun = AdaptRun | ScaleRun
-HEADERS = ["run", "asked for", "accuracy before", "after", "work", "time"]
+SEARCHED, FINISHED = "before the final training", "after the final training"
+HEADERS = [
+    "run",
+    "budget",
+    "state",
+    "original (validation)",
+    SEARCHED,
+    FINISHED,
+    "reported: before",
+    "after",
+    "cost",
+    "work",
+    "time",
+]
+EXPLAINED = (
+    "Lines join the best models that each search found before the final training (or, for a run of `scale`, the "
+    "trained networks); large points are results, after it. Vertical lines are the budgets, in the colour of their "
+    "run. The accuracies that are reported are on the samples that no search has seen, if the data have such."
+)
 
 
 def comparison(runs: Sequence[AnyRun], draw: Draw) -> list[str]:
     """The section with which a report on several runs begins."""
-    names = dict.fromkeys(name for run in runs for name in run.budget_resources)
-    charts = [draw(pareto_fronts(runs, name)) for name in names]
+    drawn = []
+    for name in dict.fromkeys(name for run in runs for name in run.budget_resources):
+        label = f"the best accuracy of each run for {name}"
+        drawn += [draw(pareto_fronts(runs, name, BROAD), "broad", label)]
+        drawn += [draw(pareto_fronts(runs, name, NARROW), "narrow", label)]
     rows = [row for run in runs for row in _rows(run)]
-    return [section("The runs compared", *charts, table(HEADERS, rows))]
+    shown = folded("Every model", rows, table(HEADERS, rows, text=(0, 1, 2)))
+    return [section("The runs compared", *drawn, paragraph(EXPLAINED, "soft"), shown)]
 
 
-def pareto_fronts(runs: Sequence[AnyRun], resource: str) -> Spec:
-    """A chart of the models of each run that no other of the same run beats in both accuracy and resource."""
+def pareto_fronts(runs: Sequence[AnyRun], resource: str, size: tuple[int, int] = BROAD) -> charts.Spec:
+    """A chart of the models of each run that no other of the same run and stage beats in accuracy and resource."""
     x = axis_title(resource)
-    metrics = list(dict.fromkeys(run.metric for run in runs if run.metric))
+    metrics = list(dict.fromkeys(metric_name(run.metric) for run in runs if run.metric))
     y = metrics[0] if len(metrics) == 1 else "accuracy"
+    is_share = all(render.score(run.metric, 0.5).endswith("%") for run in runs if run.metric)
+    rows = [row for run in runs for row in _front_rows(run, resource, x, y)]
+    encoding = charts.axes(x, y, "run", ())
+    encoding["y"]["axis"] |= {"format": ".0%"} if is_share else {}
+    encoding["color"] |= {
+        "scale": {"domain": [run.name for run in runs]},
+        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size == BROAD else 1},
+    }
+    searched = [row for row in rows if row["stage"] == SEARCHED]
+    finished = [row for row in rows if row["stage"] == FINISHED]
+    tips = {"tooltip": [charts.field(name) for name in (x, y, "run", "stage")]}
+    layers: list[charts.Spec] = [
+        *_budgets(runs, resource, x, encoding),
+        {
+            "data": {"values": searched},
+            "mark": {"type": "line", "opacity": 0.5, "point": {"size": 25}},
+            "encoding": {**encoding, **tips},
+        },
+        {
+            "data": {"values": finished},
+            "mark": {"type": "point", "filled": True, "size": 170, "opacity": 1},
+            "encoding": {**encoding, **tips},
+        },
+    ]
+    return {**charts.layered(rows, "", layers), "width": size[0], "height": size[1]}
+
+
+def _front_rows(run: AnyRun, resource: str, x: str, y: str) -> list[dict[str, Any]]:
+    """The best models of a run before, and those after the final training."""
+    points = [point for point in run.points if resource in point.resources]
     rows = []
-    for run in runs:
-        best = -float("inf")
-        points = [p for p in run.points if resource in p.resources]
-        for point in sorted(points, key=lambda p: (p.resources[resource], -p.accuracy)):
-            if point.accuracy > best:
-                best = point.accuracy
-                rows.append({x: point.resources[resource], y: point.accuracy, "run": run.name})
-    return lines(rows, x, y, series="run", title=f"best {y} for {resource}")
+    for stage in (SEARCHED, FINISHED):
+        of_stage = [point for point in points if (point.kind == "result") == (stage == FINISHED)]
+        rows += [
+            {x: point.resources[resource], y: point.accuracy, "run": run.name, "stage": stage}
+            for point in _front(of_stage, resource)
+        ]
+    return rows
+
+
+def _front(points: Sequence[Point], resource: str) -> list[Point]:
+    """The points that no other beats, by resource."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.resources[resource], -p.accuracy)):
+        if not front or point.accuracy > front[-1].accuracy:
+            front.append(point)
+    return front
+
+
+def _budgets(runs: Sequence[AnyRun], resource: str, x: str, encoding: charts.Spec) -> list[charts.Spec]:
+    """A line at each budget of each run of `adapt`, in its run's colour."""
+    rows = [
+        {x: budget.limit, "run": run.name}
+        for run in runs
+        if isinstance(run, AdaptRun)
+        for budget in run.budgets
+        if budget.resource == resource and budget.limit is not None
+    ]
+    at = {"x": {**charts.field(x), "type": "quantitative"}, "color": encoding["color"]}
+    mark = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5}
+    return [{"data": {"values": rows}, "mark": mark, "encoding": at}] if rows else []
 
 
 def _rows(run: AnyRun) -> list[list[object]]:
-    """A row for a run of `adapt`, one for every network of a run of `scale`."""
-    if isinstance(run, AdaptRun):
-        accuracy = run.result.accuracy
-        budgets = ", ".join(limit.budget for limit in run.result.limits)
-        return [
-            [run.name, budgets, *scores(accuracy), f"{run.result.iterations} iterations", f"{run.result.seconds:.0f} s"]
-        ]
+    """A row for every target of a run of `adapt`, one for every network of a run of `scale`."""
+    return _adapt_rows(run) if isinstance(run, AdaptRun) else _scale_rows(run)
+
+
+def _adapt_rows(run: AdaptRun) -> list[list[object]]:
+    original = next((point.accuracy for point in run.points if point.kind == "original"), None)
+    first = "" if original is None else render.score(run.metric, original)
+    if run.result is None:
+        budgets = ", ".join(budget.text for budget in run.budgets)
+        so_far = render.score(run.metric, run.steps[-1].accepted.accuracy) if run.steps else ""
+        return [[run.name, budgets, run.state, first, so_far, "", "", "", "", f"{len(run.steps)} iterations", ""]]
+    rows: list[list[object]] = []
+    for model in run.result.models:
+        searched = next((s.accepted.accuracy for s in run.steps if s.iteration == model.iterations), None)
+        metric, accuracy = run.metric, model.accuracy
+        rows.append(
+            [
+                run.name,
+                model.budget,
+                budget_state(model.met, model.stopped),
+                first,
+                "" if searched is None else render.score(metric, searched),
+                render.score(metric, model.validation),
+                f"{render.score(accuracy.metric, accuracy.before)} ({accuracy.split})",
+                render.score(accuracy.metric, accuracy.after),
+                ", ".join(render.amount(one.budget.partition("=")[0], one.value) for one in model.limits),
+                f"{model.iterations} iterations",
+                f"{run.result.seconds:.0f} s" if model is run.result.models[-1] else "",
+            ]
+        )
+    return rows
+
+
+def _scale_rows(run: ScaleRun) -> list[list[object]]:
     return [
         [
             run.name,
             f"{network.target} {network.method}",
             "",
+            "",
+            "",
+            "",
+            "",
             "" if network.accuracy is None else render.score(network.accuracy.metric, network.accuracy.mean),
+            render.count(network.resources.params) + " params",
             "none" if network.accuracy is None else f"{len(network.accuracy.values)} trainings",
             f"{run.result.seconds:.0f} s" if network is run.result.models[0] else "",
         ]

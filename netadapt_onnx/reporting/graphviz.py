@@ -18,7 +18,8 @@ from netadapt_onnx.common.escape import escape
 from netadapt_onnx.common.files import write_atomically
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError, one_line
-from netadapt_onnx.reporting.page import page, paragraph
+from netadapt_onnx.reporting.elements import paragraph
+from netadapt_onnx.reporting.page import page
 
 Attributes = Mapping[str, object]
 FORMS = (".svg", ".html", ".dot")

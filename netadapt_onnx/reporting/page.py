@@ -6,42 +6,20 @@ import base64
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from html import escape as escape_html
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from netadapt_onnx.common import charts
-from netadapt_onnx.common.escape import escape, escape_joined
+from netadapt_onnx.common.escape import escape_joined
 from netadapt_onnx.common.json_output import json_bytes
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.reporting.elements import escaped, paragraph
+from netadapt_onnx.reporting.style import STYLE
 
-Draw = Callable[[charts.Spec], str]
+# A page of a run that is on asks for its file again after so many seconds.
+RELOAD_S = 10
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1f23; --soft: #5b6270; --paper: #fff; --line: #dcdfe4; --good: #14733b;
-  --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a3a9b3; --paper: #16181b; --line: #33373d;
-  --good: #5fce8c; --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
-  max-width: 62rem; padding: 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-p.verdict { font-size: 1.1rem; } .met { color: var(--good); } .missed { color: var(--bad); }
-.wide { overflow-x: auto; } figure { margin: 1rem 0; } figure svg { min-width: 32rem; max-width: 100%; height: auto; }
-table { border-collapse: collapse; margin-bottom: 1rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 0.2rem 0.8rem 0.2rem 0; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere;
-  min-width: min(14rem, 32vw); white-space: normal; }
-table.words td { text-align: left; overflow-wrap: anywhere; vertical-align: top; white-space: normal; }
-table.words th { text-align: left; } table.words td:first-child { overflow-wrap: normal; }
-th:nth-child(n) { color: var(--soft); font-weight: 600; overflow-wrap: normal;
-  white-space: normal; vertical-align: bottom; }
-table.named td:nth-child(2) { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
-table.named :is(td, th):first-child { min-width: 0; white-space: nowrap; }
-summary { cursor: pointer; color: var(--soft); }
-@media print { body { max-width: none; font-size: 11px; } figure { break-inside: avoid; } .wide { overflow: visible; } }
-"""
 # Interactive charts replace those that were rendered; expressions are interpreted, not compiled, so that the policy
 # needs to allow this script and nothing else.
 INTERACTIVE_SCRIPT = """
@@ -52,6 +30,12 @@ const view = () => document.querySelectorAll("figure").forEach(figure => {
 });
 view();
 """
+
+
+class Draw(Protocol):
+    """Renders a chart as HTML; `kind` is its CSS class, `label` says what it shows where it has no title."""
+
+    def __call__(self, spec: charts.Spec, kind: str = "", label: str = "") -> str: ...  # noqa: D102
 
 
 class ChartRenderer:
@@ -65,7 +49,7 @@ class ChartRenderer:
         self.failures: list[str] = []
         self._numbers = itertools.count()
 
-    def figure(self, spec: charts.Spec) -> str:
+    def figure(self, spec: charts.Spec, kind: str = "", label: str = "") -> str:
         """A chart as SVG, whose text the renderer has escaped, or a paragraph with the reason why there is none."""
         try:
             svg = charts.svg(spec)
@@ -78,11 +62,10 @@ class ChartRenderer:
             svg = svg.replace(f'id="{name}"', f'id="c{number}-{name}"').replace(
                 f"url(#{name})", f"url(#c{number}-{name})"
             )
-        label = escaped(spec.get("title", ""))
         if self.interactive:
             data = json_for_script(charts.styled(charts.drawable(spec)))
             svg += f'<script type="application/json">{data}</script>'
-        return f'<figure class="wide" aria-label="{label}">{svg}</figure>'
+        return f'<figure class="{escaped(kind)}" aria-label="{escaped(label or spec.get("title", ""))}">{svg}</figure>'
 
 
 def json_for_script(data: object) -> str:
@@ -90,41 +73,14 @@ def json_for_script(data: object) -> str:
     return json_bytes(data, str).decode().replace("<", "\\u003c")
 
 
-def escaped(text: object) -> str:
-    """Text for HTML: it is neither markup, nor does it change the direction of the text around it."""
-    return escape_html(escape(text), quote=True)
-
-
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], kind: str = "numbers") -> str:
-    """A table; every cell is escaped.
-
-    Args:
-        headers: The column titles.
-        rows: The cells of each row.
-        kind: `numbers`, `numbers named` (with names in the second column) or `words`: how columns are aligned.
-    """
-    head = "".join(f"<th>{escaped(name)}</th>" for name in headers)
-    body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def collapsible(summary: str, *parts: str) -> str:
-    """Content that is hidden until the reader opens it."""
-    return f"<details><summary>{escaped(summary)}</summary>{''.join(parts)}</details>"
-
-
-def section(title: str, *parts: str) -> str:
-    """A section with a heading."""
-    return f"<section><h2>{escaped(title)}</h2>{''.join(parts)}</section>"
-
-
-def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph of escaped text; `kind` is its CSS class."""
-    return f'<p class="{kind}">{escaped(text)}</p>' if kind else f"<p>{escaped(text)}</p>"
-
-
 def page(
-    title: str, parts: Iterable[str], data: object, *, interactive: bool = False, scripts: Sequence[str] = ()
+    title: str,
+    parts: Iterable[str],
+    data: object,
+    *,
+    interactive: bool = False,
+    reloads: bool = False,
+    scripts: Sequence[str] = (),
 ) -> str:
     """The whole document.
 
@@ -133,6 +89,7 @@ def page(
         parts: The sections as HTML.
         data: What the page shows, for programs: it is embedded as JSON.
         interactive: Whether Vega's runtime is embedded, so that charts react to the mouse.
+        reloads: Whether the page loads its file again every few seconds.
         scripts: Other scripts, which may run WebAssembly of their own.
     """
     embedded = [
@@ -140,10 +97,12 @@ def page(
     ]
     allowed = "".join(f" '{_hash(script)}'" for script in embedded) + " 'wasm-unsafe-eval'" * bool(scripts)
     policy = f"{POLICY}; script-src{allowed}" if embedded else POLICY
+    reload = f'<meta http-equiv="refresh" content="{RELOAD_S}">' if reloads else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"{reload}"
         f"<title>{escaped(title)}</title><style>{STYLE}</style></head><body><h1>{escaped(title)}</h1>"
         f'{"".join(parts)}<script type="application/json" id="data">{json_for_script(data)}</script>'
         f"{''.join(f'<script>{script}</script>' for script in embedded)}</body></html>\n"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from netadapt_onnx.reporting.page import paragraph, table
+from netadapt_onnx.reporting.elements import collapsible, paragraph, words
 
 # Arguments with one of these values are left out: they were not given.
 EMPTY: tuple[object, ...] = (None, [], {})
@@ -19,12 +19,13 @@ def reproduction(identity: Mapping[str, Any], about: Mapping[str, Any]) -> str:
         _listed("version of", "", about.get("versions", {})),
         _listed("device", "", about.get("device", {})),
     ]
-    return paragraph(str(about.get("command", "")), "command") + "".join(parts)
+    summary = "Every argument with its value, hashes of the files, versions, and the device"
+    return paragraph(str(about.get("command", "")), "command") + collapsible(summary, *parts)
 
 
 def _listed(what: str, value: str, entries: Mapping[str, Any]) -> str:
     rows = [[name, _plain(content)] for name, content in entries.items() if content not in EMPTY]
-    return table([what, value], rows, "words") if rows else ""
+    return words([what, value], rows) if rows else ""
 
 
 def _plain(value: Any) -> str:

@@ -62,13 +62,19 @@ def predicted_changes(result: SearchResult) -> Iterator[Change]:
 
 
 def budget_sentence(limit: Limit, stopped: str) -> str:
-    """Whether a budget was met, and by how much: `latency=0.6x met: at most 0.396 ms (95% interval), 0.401 allowed`."""
+    """Whether a budget was met, and by how much.
+
+    For instance `latency=0.6x met: up to 0.396 ms (95% interval), 0.401 ms allowed`.
+    """
     name = limit.budget.partition("=")[0]
     state = budget_state(limit.met, stopped)
     value, allowed = (render.amount(name, amount) for amount in (limit.value, limit.limit))
     is_predicted = limit.met is None and state != UNJUDGED
-    how = "" if render.is_counted(name) else " predicted" if is_predicted else ", upper end of the 95% interval"
-    return f"{limit.budget} {state}: {value}{how}; allowed: {allowed}"
+    if is_predicted:
+        value = f"{value} predicted"
+    elif not render.is_counted(name):
+        value = f"up to {value} (95% interval)"
+    return f"{limit.budget} {state}: {value}, {allowed} allowed"
 
 
 def budget_state(met: bool | None, stopped: str) -> str:

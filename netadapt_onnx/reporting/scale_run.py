@@ -11,8 +11,8 @@ import msgspec
 from netadapt_onnx.common.charts import Spec
 from netadapt_onnx.common.json_output import UNREADABLE
 from netadapt_onnx.common.resources import amounts
-from netadapt_onnx.reporting.adapt_run import Point
-from netadapt_onnx.reporting.finished_run import FinishedRun, unreadable_run
+from netadapt_onnx.reporting.adapt_points import Point
+from netadapt_onnx.reporting.recorded_run import RecordedRun, unreadable_run
 from netadapt_onnx.scaling.result import PLOTS, ScaledModel, ScaleResult
 from netadapt_onnx.search.run_directory.journal import read_journal
 
@@ -41,17 +41,17 @@ class ScaleRun(msgspec.Struct, frozen=True, rename={"charts": "drawn"}):
         return next((network.accuracy.metric for network in self.result.models if network.accuracy is not None), "")
 
 
-def read_scale_run(finished: FinishedRun, run: Path) -> ScaleRun:
+def read_scale_run(recorded: RecordedRun, run: Path) -> ScaleRun:
     """Read what a run of `scale` did from its directory.
 
     Args:
-        finished: The run's result and identity.
+        recorded: The run's result and identity.
         run: The run's directory.
 
     Raises:
         NetadaptError: The result or a chart is not readable, or a file was changed since the run wrote it.
     """
-    result = finished.result(ScaleResult)
+    result = recorded.result(ScaleResult)
     journal = read_journal(run)
     for network in result.models:
         if network.model is not None:
@@ -61,7 +61,7 @@ def read_scale_run(finished: FinishedRun, run: Path) -> ScaleRun:
         try:
             spec = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
         except UNREADABLE as error:
-            raise unreadable_run(str(file), finished.command, error) from error
+            raise unreadable_run(str(file), recorded.command, error) from error
         if journal.is_sealed(file):
             charts[file.stem] = spec
     points = tuple(
@@ -69,7 +69,7 @@ def read_scale_run(finished: FinishedRun, run: Path) -> ScaleRun:
         for network in result.models
         if network.accuracy is not None
     )
-    return ScaleRun(finished.name, result, charts, points, finished.identity, finished.about)
+    return ScaleRun(recorded.name, result, charts, points, recorded.identity, recorded.about)
 
 
 def _resources(network: ScaledModel) -> dict[str, float]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from netadapt_onnx.common import render
-from netadapt_onnx.reporting.page import Draw, paragraph, section, table
+from netadapt_onnx.reporting.elements import Html, folded, grid, paragraph, section, table
+from netadapt_onnx.reporting.page import Draw
 from netadapt_onnx.reporting.reproduction import reproduction
+from netadapt_onnx.reporting.run_facts import machine, when
 from netadapt_onnx.reporting.scale_run import ScaleRun
 from netadapt_onnx.reporting.table_rows import law_rows, width_rows
 from netadapt_onnx.scaling.result import ScaledModel
@@ -26,21 +28,23 @@ def scale_sections(run: ScaleRun, draw: Draw, *, with_name: bool) -> list[str]:
     accuracies = [draw(run.charts[chart]) for chart in shown if chart.startswith("accuracy")]
     others = [draw(run.charts[chart]) for chart in shown if not chart.startswith("accuracy")]
     rows = [_row(network) for network in result.models]
-    networks = [table(_headers(run), rows, "numbers named")] if rows else []
-    parts = [
-        ("networks", [*networks, *(paragraph(note) for note in result.notes)]),
-        ("accuracy by size", accuracies),
-        ("widths", [_widths(run)] if result.models else []),
-        ("how widths follow the size", [*others, *([_laws(run)] if result.groups else [])]),
-        ("how to repeat it", [reproduction(run.identity, run.about)]),
+    networks = [table(_headers(run), rows, text=(0, 1))] if rows else []
+    parts: list[tuple[str, list[str]]] = [
+        ("Networks", [*networks, *(paragraph(note, "note") for note in result.notes)]),
+        ("Accuracy by size", [grid("charts", accuracies)] if accuracies else []),
+        ("Widths", [folded("Every group", list(result.models[0].widths), _widths(run))] if result.models else []),
+        ("How widths follow the size", _laws(run, others)),
+        ("How to repeat this run", [reproduction(run.identity, run.about)]),
     ]
-    return [section(name + title, *inside) for title, inside in parts if inside]
+    facts = " · ".join([*when(run.about), *machine(run.about)])
+    header = [] if with_name or not facts else [paragraph(facts, "soft")]
+    return [*header, *(section(name + title, *inside) for title, inside in parts if inside)]
 
 
 def _headers(run: ScaleRun) -> list[str]:
     scored = next((network.accuracy for network in run.result.models if network.accuracy is not None), None)
     accuracy = "accuracy" if scored is None else f"{scored.metric} ({scored.split})"
-    return ["target", "method", accuracy, "seeds", "latency", "params", "macs", "file size", "peak activations"]
+    return ["target", "method", accuracy, "seeds", "latency", "params", "MACs", "file size", "peak activations"]
 
 
 def _row(network: ScaledModel) -> list[object]:
@@ -62,11 +66,17 @@ def _row(network: ScaledModel) -> list[object]:
     ]
 
 
-def _widths(run: ScaleRun) -> str:
+def _widths(run: ScaleRun) -> Html:
     rows, headers = width_rows(run.result.models)
     return table(headers, rows)
 
 
-def _laws(run: ScaleRun) -> str:
+def _laws(run: ScaleRun, drawn: list[str]) -> list[str]:
+    """The law of each group and what it was fitted to."""
+    charts: list[str] = [grid("charts", drawn)] if drawn else []
+    if not run.result.groups:
+        return charts
     laws = table(["group", "alpha", "beta", "records", "r2"], law_rows(run.result.groups))
-    return paragraph("width = alpha * parameters^beta, fitted to so many records") + laws
+    text = "The width of a group as a function of the network's parameters, width = alpha * parameters^beta: alpha and "
+    text += "beta are fitted to so many records, and r2 says how well (1 is perfect)."
+    return [*charts, paragraph(text, "soft"), folded("Every law", run.result.groups, laws)]

@@ -6,7 +6,7 @@ A residual branch that may be removed is like a group of one channel, which the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -247,7 +247,7 @@ def _floor(text: str) -> tuple[str, float, bool]:
 
 
 def matching(trace: Trace, pattern: str, flag: str) -> tuple[str, ...]:
-    """The names of the groups that a name or a pattern means: that of a group, or of any layer it holds.
+    """The names of the groups that a name, a path or a pattern means: of a group, or of any layer it holds.
 
     Args:
         trace: The traced model.
@@ -258,12 +258,18 @@ def matching(trace: Trace, pattern: str, flag: str) -> tuple[str, ...]:
         NetadaptError: No group matches; the hint has the nearest names.
     """
     for same in (str.__eq__, fnmatchcase):  # a name may contain what a pattern means otherwise
-        names = tuple(g.name for g in trace.groups if any(same(n, pattern) for n in (g.name, *g.layers)))
+        names = tuple(g.name for g in trace.groups if any(same(name, pattern) for name in _names(trace, g)))
         if names:
             return names
     prunable = [group.name for group in trace.prunable]
     hint = did_you_mean(pattern, prunable, "`netadapt-onnx inspect MODEL` lists them")
     raise NetadaptError(f"{flag} {pattern}: the model has no such group", hint=hint, code="unknown-group")
+
+
+def _names(trace: Trace, group: Group) -> Iterator[str]:
+    """All that a group goes by: its own name and those of its layers, and where they stand in the network."""
+    for name in (group.name, *group.layers):
+        yield from (name, trace.paths[name])
 
 
 def _ops(trace: Trace, group: Group) -> frozenset[str]:

@@ -56,6 +56,7 @@ class SearchEnvironment:
         progress: Follows what takes long.
         log: Gets a line per event.
         notes: What users should know of the result.
+        on_iteration: Is called after each iteration, once that is on the disk.
     """
 
     run: Run
@@ -64,6 +65,7 @@ class SearchEnvironment:
     progress: Progress
     log: Callable[[str], None]
     notes: Notes
+    on_iteration: Callable[[], None]
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ class SearchDriver:
         finished = read_result(self._run, self._context.options.max_iterations)
         if finished is not None:
             return finished
+        # For a report on a run that has not ended: the original's amounts are known nowhere else until then.
+        self._run.once("original/amounts", lambda: self._limits.original)
         models: list[TargetResult] = []
         for number, target in enumerate(self._targets, 1):
             models.append(self._reach_target(number, target, history))

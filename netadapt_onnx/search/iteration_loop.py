@@ -61,6 +61,7 @@ class IterationLoop:
             history.append(step)
             steps.append(step)
             self._report(problem, steps)
+            self._context.on_iteration()
             self._forget_model_before(problem, steps)
         if self._context.time_limit.over:
             self._stop("max-time", self._context.time_limit.over)

@@ -74,6 +74,11 @@ class RunOptions:
         "6h", "Give up on a proposal after this long.", metavar="6h", changes_result=False, is_advanced=True
     )
     resume: bool = option(False, "Continue the run in RUN; start it if there is none.", changes_result=False)
+    live: bool = option(
+        False,
+        "Write RUN/report.html after every iteration; the page reloads itself while the run is on.",
+        changes_result=False,
+    )
     progress: Progress | None = same_option(SharedOptions, "progress")
     log: Callable[[str], None] | None = same_option(SharedOptions, "log")
 

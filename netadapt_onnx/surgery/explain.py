@@ -48,8 +48,8 @@ def explain(trace: Trace, name: str) -> tuple[Explanation, ...]:
 
 
 def _groups(trace: Trace, name: str) -> list[Group]:
-    groups = [group for group in trace.groups if group.name == name]
-    groups = groups or [group for group in trace.groups if name in group.layers]
+    groups = [group for group in trace.groups if name in (group.name, trace.paths[group.name])]
+    groups = groups or [g for g in trace.groups if any(name in (layer, trace.paths[layer]) for layer in g.layers)]
     along = [axis_labels for _, axis_labels in trace.axes.get(name, ())]
     groups = groups or [g for g in trace.groups if any(np.isin(part, trace.members[g.name]).any() for part in along)]
     if groups:

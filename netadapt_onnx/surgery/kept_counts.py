@@ -45,10 +45,10 @@ def at_counts(trace: Trace, keep: Mapping[str, int | float | str]) -> Counts:
     for name, value in keep.items():
         group = trace.group(name)
         if not group.prunable:
-            states = resize_io_of(with_states(trace).group(name))
+            states = resize_io_of(with_states(trace).group(group.name))
             hint = f"let the states change their shapes with it: {resize_options(states)}" if states else ""
             raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", hint=hint, code="not-prunable")
-        counts[name] = _count(group, value)
+        counts[group.name] = _count(group, value)
     return counts
 
 

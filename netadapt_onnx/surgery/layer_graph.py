@@ -15,7 +15,6 @@ import onnx
 from netadapt_onnx.common.grouping import grouped
 from netadapt_onnx.graph.cost import CostModel, LayerCost
 from netadapt_onnx.graph.nodes import node_name, reads
-from netadapt_onnx.graph.readable_path import readable_paths
 from netadapt_onnx.surgery.groups import Holders
 from netadapt_onnx.surgery.obstacles import cost_at
 from netadapt_onnx.surgery.trace import Trace
@@ -92,7 +91,6 @@ class _Describer:
     def __init__(self, trace: Trace, costs: Mapping[str, LayerCost]) -> None:
         self._trace = trace
         self._costs = costs
-        self._paths = readable_paths(trace.flat.proto.graph.node)
         self._holders = Holders(trace.members, len(trace.roots))
         self._layers = grouped((layer.node, layer) for layer in trace.labels.layers)
 
@@ -101,7 +99,7 @@ class _Describer:
         name = node_name(node)
         cost = self._costs.get(name)
         params, macs = (0, 0) if cost is None else (cost.params, cost.macs)
-        described = LayerNode("layer", name, self._paths[name], node.op_type, params=params, macs=macs)
+        described = LayerNode("layer", name, self._trace.paths[name], node.op_type, params=params, macs=macs)
         layer = next(iter(self._layers.get(number, ())), None)
         if layer is not None:
             groups = self._holders.count(self._trace.roots[layer.channels])
@@ -117,4 +115,4 @@ class _Describer:
         name = node_name(node)
         axes = self._trace.axes.get(node.output[0], ()) if node.output else ()
         groups = self._holders.count(max((roots for _, roots in axes), key=len)) if axes else ()
-        return LayerNode("join", name, self._paths[name], node.op_type, groups=groups)
+        return LayerNode("join", name, self._trace.paths[name], node.op_type, groups=groups)

@@ -93,11 +93,11 @@ def read_plan(file: Path, trace: Trace, criterion: str | Criterion = "l2") -> di
     for name, value in entries.items():
         group = trace.group(name)
         if isinstance(value, list) and all(type(index) is int and abs(index) < 2**63 for index in value):
-            keep[name] = np.unique(np.array(value, np.int64))
-            if len(keep[name]) < len(value):
+            keep[group.name] = np.unique(np.array(value, np.int64))
+            if len(keep[group.name]) < len(value):
                 raise NetadaptError(f"{file}: group '{name}' lists a channel twice", code="bad-plan")
         elif type(value) is int and group.floor <= value <= group.channels:
-            counts[name] = value
+            counts[group.name] = value
         else:
             raise NetadaptError(
                 f"{file}: group '{name}' keeps {value!r}",

@@ -18,6 +18,7 @@ from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import Model
 from netadapt_onnx.graph.nodes import opset_version
 from netadapt_onnx.graph.passes.pipeline import rewrite
+from netadapt_onnx.graph.readable_path import readable_paths
 from netadapt_onnx.graph.shapes import Shape, Shapes
 from netadapt_onnx.surgery.cut import AxesByTensor, Cut, KeptIndices
 from netadapt_onnx.surgery.flatten_subgraphs import FlatSubgraph, flatten
@@ -56,15 +57,29 @@ class Trace:
     members: Mapping[str, Array]
 
     def group(self, name: str) -> Group:
-        """A group by name; NetadaptError with the nearest names if there is none."""
-        if name in self._group_of_name:
-            return self._group_of_name[name]
+        """A group by its name, or by its path in the network; NetadaptError with the nearest names if there is none."""
+        group = self._group_of_name.get(name) or self._group_of_path.get(name)
+        if group is not None:
+            return group
         hint = did_you_mean(name, [g.name for g in self.groups], "`netadapt-onnx inspect MODEL` lists them")
         raise NetadaptError(f"the model has no group '{name}'", hint=hint, code="unknown-group")
 
     @cached_property
     def _group_of_name(self) -> dict[str, Group]:
         return {group.name: group for group in reversed(self.groups)}
+
+    @cached_property
+    def _group_of_path(self) -> dict[str, Group]:
+        return {self.paths[group.name]: group for group in reversed(self.groups)}
+
+    @cached_property
+    def paths(self) -> Mapping[str, str]:
+        """Where each node and group stands in the network, as people who wrote it say, by name (`readable_path.py`)."""
+        paths = readable_paths(self.flat.proto.graph.node)
+        for group in self.groups:  # of several groups of one layer all but the first have a number
+            layer, _, number = group.name.rpartition("#")
+            paths.setdefault(group.name, f"{paths[layer]}#{number}" if layer in paths else group.name)
+        return paths
 
     @cached_property
     def _layers_of_name(self) -> dict[str, list[Layer]]:

@@ -106,7 +106,7 @@ def test_whatever_the_renderer_raises_costs_the_chart(failure: BaseException, mo
 
 
 def test_whatever_goes_wrong_with_a_report_costs_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reports = "netadapt_onnx.api.report.report"
+    reports = "netadapt_onnx.api.report.read_run"
     monkeypatch.setattr(reports, raising(OSError(28, "No space left on device")))
     (note,) = write_report(tmp_path / "run")
     assert "report.html was not written: OSError" in note and "No space left" in note

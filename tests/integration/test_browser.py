@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 import netadapt_onnx
+from hostile_names import NAMES, hostile_model
+from netadapt_onnx.graph.model import save
 from report_runs import EVIL, finished, scaled
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -156,3 +158,19 @@ def test_a_comparison_is_quiet_too(browser: Any, run: Path, tmp_path: Path) -> N
     comparison = netadapt_onnx.report([run, run], tmp_path / "both.html")
     assert opened(browser, comparison.report) == [comparison.report.as_uri()]
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_network_is_drawn_by_the_page_alone(browser: Any, tmp_path: Path, width: int) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page = tmp_path / "network.html"
+    netadapt_onnx.inspect(save(hostile_model(), tmp_path / "model.onnx"), graph=page)
+    assert opened(browser, page, width) == [page.as_uri()]
+    WebDriverWait(browser, 30).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#network svg .node"))
+    assert browser.get_log("browser") == []
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#network svg .node")) == len(NAMES) + 2  # an input, an output
+    assert browser.execute_script("return document.images.length") == 0, "a name became an element"
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    picture(browser, f"network-{width}")

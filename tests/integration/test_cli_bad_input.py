@@ -124,6 +124,7 @@ COMMANDS = {
     "inspect": ["inspect", "{model}"],
     "prune": ["prune", "{model}", "--ratio", "0.5", "-o", "{folder}/out.onnx"],
     "profile": ["profile", "{model}", "--table", "{folder}/t.jsonl"],
+    "time": ["time", "{model}"],
     "evaluate": ["evaluate", "{model}", "--data", "{folder}/d.npz"],
     "finetune": ["finetune", "{model}", "--data", "{folder}/d.npz", "-o", "{folder}/out.onnx"],
     "adapt": ["adapt", "{model}", "--data", "{folder}/d.npz", "--budget", "macs=0.5x", "-o", "{folder}/run"],

@@ -240,6 +240,7 @@ FOLLOWED = [
     ["prune", "model.onnx", "--ratio", "0.5"],
     ["prune", "model.onnx", "--ratio", "0.5", "-o", "half.onnx"],
     ["diff", "model.onnx", "half.onnx"],
+    ["time", "model.onnx", "--max-time", "0.2s"],
     ["evaluate", "model.onnx", "half.onnx", "--data", "data.npz", "--no-latency"],
     ["finetune", "half.onnx", "--teacher", "model.onnx", "--data", "data.npz", "--epochs", "1", "-o", "tuned.onnx"],
     ["gate", "model.onnx", "--max", "size=1GB"],

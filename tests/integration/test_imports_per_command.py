@@ -19,6 +19,7 @@ FORBIDDEN = {
     "prune MODEL --budget macs=0.5x": {"data", "profilers", "training", *APPLICATIONS},
     "prune MODEL --ratio 0.5 --data DATA --reconstruct": {"profilers", "training", *APPLICATIONS},
     "evaluate MODEL --data DATA": {"training", "scaling", "gating", "reporting"},
+    "time MODEL --max-time 0.1s": {"data", "training", *APPLICATIONS},
     "gate MODEL --max size=1GB": {"graph", "surgery", "training", "search", "scaling", "reporting"},
     "diff MODEL MODEL": {"graph", "surgery", "profilers", "training", "search", "scaling", "reporting"},
     "export nowhere.py:make -o out.onnx": {"surgery", "data", "profilers", "training", *APPLICATIONS},

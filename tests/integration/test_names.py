@@ -81,6 +81,16 @@ def test_inspect(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(capfd, "inspect", model, "--explain", f"{ALL}?", code=2)
 
 
+@pytest.mark.parametrize("form", ["dot", "html"])
+def test_drawings(form: str, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(capfd, "inspect", model, "--graph", f"groups.{form}")
+    run(capfd, "diff", model, model, "--graph", f"widths.{form}")
+    for name in ("groups", "widths"):
+        text = Path(f"{name}.{form}").read_text(encoding="utf-8")
+        drawn = text if form == "dot" else text.partition('id="data">')[2].partition("</script>")[0]
+        assert "error" in drawn and not acting(drawn)
+
+
 def test_prune_and_its_plans(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = run(capfd, "prune", model, "--ratio", "0.5", "--verify", "-o", f"small{FILE}")
     word = next(line for line in out.splitlines() if line.startswith("next: "))
@@ -275,7 +285,8 @@ def test_tables_that_wrap_on_a_terminal(
     cli.run([words[0], str(model), *words[1:]])
     out, err = capfd.readouterr()
     painted = re.sub(r"\x1b\[(0|1|31|32|33)m", "", out)
-    assert not acting(painted) and not acting(err)
+    # A column that is too narrow breaks words anywhere: part of a cell may begin a line, and is no line of ours.
+    assert not [act for act in acting(painted) if not act.startswith("FORGED")] and not acting(err)
     assert (painted != out) == (words[0] == "gate")
 
 

@@ -43,7 +43,7 @@ def test_predictions_are_called_predictions() -> None:
     assert result_headline(result).startswith(
         "predicted to be 1.7x faster on pi (45 ms, was 78), predicted latency 11 ms on tv, 61% smaller"
     )
-    assert budget_sentence(limits[0], "met") == "latency@pi=0.6x predicted to be met: 45 ms predicted; allowed: 46.8 ms"
+    assert budget_sentence(limits[0], "met") == "latency@pi=0.6x predicted to be met: 45 ms predicted, 46.8 ms allowed"
 
 
 def test_what_is_deployed_is_what_counts() -> None:
@@ -60,7 +60,7 @@ def test_energy_is_said_with_its_unit() -> None:
 
 def test_verdicts_name_what_was_compared() -> None:
     limit = Limit("latency=0.6x", 0.468, 0.46, True)
-    expected = "latency=0.6x met: 0.46 ms, upper end of the 95% interval; allowed: 0.468 ms"
+    expected = "latency=0.6x met: up to 0.46 ms (95% interval), 0.468 ms allowed"
     assert budget_sentence(limit, "met") == expected
     assert budget_sentence(replace(limit, met=None), "could-not-judge").startswith("latency=0.6x could not be judged: ")
-    assert budget_sentence(Limit("size=1MB", 1e6, 1.2e6, False), "missed") == "size=1MB missed: 1.2 MB; allowed: 1 MB"
+    assert budget_sentence(Limit("size=1MB", 1e6, 1.2e6, False), "missed") == "size=1MB missed: 1.2 MB, 1 MB allowed"

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -55,6 +56,19 @@ def lock_directory(path: Path) -> BaseFileLock:
     return lock
 
 
+def is_running(path: Path) -> bool:
+    """Whether a process holds the lock of a run directory; it is left as it is."""
+    if not (path / LOCK_FILE).exists():
+        return False
+    try:
+        lock_directory(path).release()
+    except NetadaptError:
+        return True
+    except OSError:  # a copy that may only be read
+        return False
+    return False
+
+
 T = TypeVar("T")
 
 # The errors of a disk that is full, too small for the file, over its quota, read-only or broken.
@@ -93,7 +107,7 @@ class Run:
             identity: All that decides the result: a resume with another identity is refused.
             growing: Numbers that a resume may raise, never lower.
             resume: Whether a run that the directory holds is continued.
-            about: What is recorded when the run starts and never compared.
+            about: What is recorded when the run starts, besides the time, and never compared.
             max_time_s: The seconds that the run may take over all resumes.
             respell: What makes a recorded identity comparable with this one, if it means the same.
 
@@ -117,7 +131,8 @@ class Run:
         lock = lock_directory(path)
         try:
             remove_leftovers(path, below=True)
-            recorded = _identify(path / IDENTITY_FILE, identity, growing, about or {}, respell)
+            about = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **(about or {})}
+            recorded = _identify(path / IDENTITY_FILE, identity, growing, about, respell)
             journal = Journal(path, chain_root(recorded))
             return cls(path, lock, journal, math.inf if max_time_s is None else max_time_s)
         except BaseException:
