@@ -89,8 +89,23 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """Point a page's links to where the files lie in the site."""
-    return with_links_of_the_site(markdown, repository_path(page.file))
+    """Point a page's links to where the files lie in the site, and let lists and tables begin where GitHub does."""
+    return with_room_before_lists(with_links_of_the_site(markdown, repository_path(page.file)))
+
+
+def with_room_before_lists(markdown: str) -> str:
+    """A page with an empty line before each list and table, without which Python-Markdown reads on in the paragraph."""
+    lines: list[str] = []
+    in_code = False
+    for line in markdown.splitlines():
+        before = lines[-1] if lines else ""
+        begins = line.startswith(("- ", "1. ", "|")) and not in_code
+        if begins and before and not before.startswith(("- ", " ", "|", "#")) and not re.match(r"\d+\. ", before):
+            lines.append("")
+        if line.startswith("```"):
+            in_code = not in_code
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def with_links_of_the_site(markdown: str, path: str) -> str:

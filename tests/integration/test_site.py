@@ -54,6 +54,13 @@ def test_links_lead_to_the_same_place_in_the_site() -> None:
     assert links("`[no](../link.md)`\n```sh\n[no](../link.md)\n```\n", "docs/a.md").count("../link.md") == 2
 
 
+def test_lists_and_tables_begin_where_github_lets_them_begin() -> None:
+    room = SITE["with_room_before_lists"]
+    assert room("text:\n- a\n- b\n  more\n- c\n") == "text:\n\n- a\n- b\n  more\n- c\n"
+    assert room("text\n| a |\n|---|\n") == "text\n\n| a |\n|---|\n"
+    assert room("```sh\ntext\n- a\n```\n- b\n") == "```sh\ntext\n- a\n```\n\n- b\n"
+
+
 def test_the_site_asks_no_other_host_for_anything() -> None:
     assert CONFIG["theme"]["font"] is False and CONFIG["strict"] is True
     assert "offline" not in CONFIG["plugins"]  # loads a script from another host
