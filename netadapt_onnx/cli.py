@@ -1,6 +1,6 @@
 """The command line's frame: it finds the command, runs it, and turns whatever happens into streams and an exit code.
 
-Exit codes: 0 yes; 1 it ran and the answer is no; 2 it could not judge; 130 interrupted. With `--json` stdout holds
+Exit codes: 0: success, 1: ran, target not met, 2: error, 130: interrupted. With `--json` stdout holds
 exactly one document, whatever happens.
 """
 
@@ -240,7 +240,7 @@ def _failed(error: BaseException, as_json: bool) -> int:
             _write(document(body, ok=False))
     if interrupted:
         hint = escape_joined(str(error)) if isinstance(error, KeyboardInterrupt) else ""
-        _tell(f"interrupted; {hint}\n" if hint else "interrupted\n")
+        _tell_wrapped(f"interrupted; {hint}" if hint else "interrupted")
         return 130
     _complain(message, hint)
     return 2
