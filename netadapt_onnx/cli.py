@@ -1,7 +1,7 @@
 """The command line's frame: it finds the command, runs it, and turns whatever happens into streams and an exit code.
 
-Exit codes: 0: success, 1: ran, target not met, 2: error, 130: interrupted. With `--json` stdout holds
-exactly one document, whatever happens.
+Exit codes: 0: target met; 1: ran, target not met; 2: error; 130: interrupted. With `--json` stdout holds exactly one
+document, whatever happens.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ COMMANDS: Mapping[str, str] = {
     "evaluate": "Show accuracy, cost and latency of models, side by side.",
     "adapt": "Make a model smaller until it meets a budget.",
     "restore": "Bring back the model of any iteration of a run.",
-    "report": "Explain a run in one HTML file, or compare several.",
-    "finetune": "Train a model as it is, such as one that prune made.",
+    "report": "Explain a run in one HTML page, or compare several runs.",
+    "finetune": "Train a model, such as one that prune made, with its layers as they are.",
     "scale": "Find the best widths for any size, up or down, and train at it.",
     "export": "Export a PyTorch module to ONNX with its BatchNorm layers kept.",
     "gate": "Fail where models are larger, slower or less accurate than agreed.",
@@ -90,6 +90,8 @@ def group() -> None:
     Start here:  netadapt-onnx demo
     Then:        netadapt-onnx inspect MODEL.onnx
                  netadapt-onnx adapt MODEL.onnx --data DATA.npz --budget latency=0.6x -o RUN
+
+    Exit codes: 0: target met, 1: ran, target not met, 2: error.
 
     Tab completes: eval "$(_NETADAPT_ONNX_COMPLETE=bash_source netadapt-onnx)", or zsh_source; fish_source for fish.
     """
@@ -240,7 +242,8 @@ def _failed(error: BaseException, as_json: bool) -> int:
             _write(document(body, ok=False))
     if interrupted:
         hint = escape_joined(str(error)) if isinstance(error, KeyboardInterrupt) else ""
-        _tell_wrapped(f"interrupted; {hint}" if hint else "interrupted")
+        # Outputs are written whole, at the end: commands that keep more than that say so.
+        _tell_wrapped(f"interrupted; {hint or 'nothing was written'}")
         return 130
     _complain(message, hint)
     return 2

@@ -151,14 +151,10 @@ def _marks(result: AdaptResult) -> dict[int, str]:
 
 def _change(step: Step, earlier: Step | None, groups: Mapping[str, object]) -> Sequence[str]:
     """The group that a step changed with its channels before and after; both groups of a swap, a line each."""
-    widths = {} if earlier is None else earlier.widths
-    changed = {name: (n, step.widths[name]) for name, n in widths.items() if step.widths[name] != n}
-    if not (step.group in changed and len(changed) == 2):
-        changed = {step.group: step.channels}
-    names = sorted(changed, key=lambda name: name != step.group)
-    branches = step.widths.keys() - groups.keys()
-    words = {0: "removed", 1: "kept"}
-    counts = [
-        [words[n] if name in branches else str(n) for name in names for n in changed[name][i : i + 1]] for i in (0, 1)
+    changes = step.changes({} if earlier is None else earlier.widths)
+    branches, words = step.widths.keys() - groups.keys(), {0: "removed", 1: "kept"}
+    rows = [
+        (name, *(words[n] if name in branches else str(n) for n in (before, after)))
+        for name, (before, after) in changes.items()
     ]
-    return ["\n".join(column) for column in (names, *counts)]
+    return ["\n".join(column) for column in zip(*rows, strict=True)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from netadapt_onnx.commands._next import again, interruptible
 from netadapt_onnx.commands._options import OVERWRITE, common
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
@@ -38,19 +39,20 @@ def command(folder: Path, overwrite: bool) -> CommandResult:
     from netadapt_onnx.commands.adapt import answered
     from netadapt_onnx.data.source import DataSource
 
-    with render.progress_bar("the demo") as log:
+    go_on = again("--overwrite")
+    with interruptible(lambda: f"begin again with `{go_on}`"), render.progress_bar("the demo") as log:
         result = demo(folder, overwrite=overwrite, log=log)
         result = replace(result, notes=(*result.notes, *write_report(result.model.parent)))
-    again = [
+    examples = [
         ("inspect", folder / MODEL, "--table", folder / TABLE),
         ("prune", folder / MODEL, "--ratio", 0.5, "--verify"),
         ("adapt", folder / MODEL, "--data", folder / DATA, "--budget", "macs=0.3x", "-o", folder / "run2"),
     ]
-    lines = "\n".join(f"      {shell_command(['netadapt-onnx', *words])}" for words in again)
+    lines = "\n".join(f"      {shell_command(['netadapt-onnx', *words])}" for words in examples)
     run, model = result.model.parent, folder / MODEL
     first = shell_command(["netadapt-onnx", "evaluate", model, result.model, *DataSource(str(folder / DATA)).flags])
     return answered(
         result,
         lambda shown: result_text(shown, run, model, f"{first}\n{lines}"),
-        "run it again with --overwrite when the machine is quiet",
+        f"when the machine is quiet, run it again with `{go_on}`",
     )

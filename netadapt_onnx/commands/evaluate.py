@@ -9,7 +9,6 @@ import click
 
 from netadapt_onnx.api.options import EvaluateOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._next import interruptible
 from netadapt_onnx.commands._options import DATA, common, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
@@ -33,7 +32,7 @@ def command(models: tuple[Path, ...], data: DataSource, resource: str | None, **
     \b
     Example:  netadapt-onnx evaluate model.onnx run/model.onnx --data data.npz --split test
     """
-    with interruptible(lambda: "nothing is kept; run the command again"), render.spinner("evaluating"):
+    with render.spinner("evaluating"):
         from netadapt_onnx.api.evaluate import evaluate
 
         result = evaluate(models, data, energy=resource == "energy", **keywords_of(options))

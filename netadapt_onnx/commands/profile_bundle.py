@@ -9,7 +9,7 @@ import click
 
 from netadapt_onnx.api.options import BundleOptions
 from netadapt_onnx.commands._declared import declared, keywords_of
-from netadapt_onnx.commands._next import interruptible, unused_path
+from netadapt_onnx.commands._next import unused_path
 from netadapt_onnx.commands._options import MODEL, OVERWRITE, common, data_options
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
@@ -37,10 +37,7 @@ def bundle_command(model: Path, out: Path, data: DataSource | None, **options: A
     Examples:  netadapt-onnx profile bundle model.onnx -o bundle.zip
                netadapt-onnx profile bundle run/model.onnx --compare model.onnx -o compare.zip
     """
-    with (
-        interruptible(lambda: f"{out} was not written; run the command again"),
-        render.spinner("bundling"),
-    ):
+    with render.spinner("bundling"):
         from netadapt_onnx.api.profile import bundle
 
         result = bundle(model, out, data=data, **keywords_of(options))

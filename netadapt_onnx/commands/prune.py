@@ -10,7 +10,7 @@ import click
 
 from netadapt_onnx.api.options import PruneOptions
 from netadapt_onnx.commands._declared import by_name, declared, keywords_of
-from netadapt_onnx.commands._next import again, interruptible, unused_path
+from netadapt_onnx.commands._next import again, unused_path
 from netadapt_onnx.commands._options import MODEL, chosen, common, data_options, seen_as
 from netadapt_onnx.commands._result import CommandResult
 from netadapt_onnx.common import render
@@ -57,7 +57,7 @@ def command(
     from netadapt_onnx.api.prune import prune
     from netadapt_onnx.surgery.labels import Choices
 
-    with interruptible(lambda: "nothing was written; run the command again"), render.spinner("pruning"):
+    with render.spinner("pruning"):
         choices = Choices(attention, resize_io)
         result = prune(model, output, data=data, choices=choices, **keywords_of(options))
     proven = result.verify is None or result.verify.exact

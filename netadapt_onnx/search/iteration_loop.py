@@ -123,7 +123,8 @@ class IterationLoop:
 
     def _report(self, problem: Problem, steps: list[Step]) -> None:
         """Log the last step, and show how far the search has come."""
-        self._context.log(self._log.line(steps[-1], problem.limits))
+        before = steps[-2].widths if steps[1:] else {}
+        self._context.log(self._log.line(steps[-1], before, problem.limits))
         summary = self._log.summary(steps[-1], problem.limits)
         self._context.reporter.step(summary, excess(amounts_after(problem, steps), problem.limits))
 

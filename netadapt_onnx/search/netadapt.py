@@ -77,6 +77,17 @@ class Step:
     tried: tuple[EvaluatedProposal, ...]
     skipped: tuple[str, ...]
 
+    def changes(self, widths: Widths) -> Mapping[str, tuple[int, int]]:
+        """The channels before and after, by what the step changed: a group, both groups of a swap, or all together.
+
+        Args:
+            widths: Those before the step; empty for the original's, from which no step swaps.
+        """
+        changed = {name: (n, self.widths[name]) for name, n in widths.items() if self.widths[name] != n}
+        if self.group not in changed or len(changed) != 2:
+            return {self.group: self.channels}
+        return {name: changed[name] for name in sorted(changed, key=lambda name: name != self.group)}
+
     @property
     def is_widening(self) -> bool:
         """Whether this step gave channels back."""

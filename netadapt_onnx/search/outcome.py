@@ -216,11 +216,11 @@ def _open_question(limit: Limit, latencies: Mapping[str, Latency]) -> str:
     """The note on a limit that could not be judged."""
     latency = latencies.get(limit.budget.partition("=")[0])
     if latency is None:
-        return f"{limit.budget}: {_amount(limit)} is a prediction of the table, which no device has confirmed"
+        return f"{limit.budget}: the table predicted {_amount(limit)}; no device has measured it"
     low, high = latency.ci95
     return (
-        f"{limit.budget}: could not judge whether it is met, because the device is busy: times vary by "
-        f"{latency.disturbance:.0%}, and the result takes {low:.3f}x to {high:.3f}x of the original's time"
+        f"{limit.budget}: could not judge: times vary by {latency.disturbance:.0%} on the busy device, and the result "
+        f"takes {low:.3f}x to {high:.3f}x of the original's time"
     )
 
 

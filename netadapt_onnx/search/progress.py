@@ -58,10 +58,11 @@ class IterationLog:
     original: Amounts
     metric: str
 
-    def line(self, step: Step, resources: Iterable[str]) -> str:
-        """All of an iteration, for the log."""
+    def line(self, step: Step, widths: Mapping[str, int], resources: Iterable[str]) -> str:
+        """All of an iteration, for the log; `widths` are those before it."""
         amounts = ", ".join(self._amount(step, name, "{:.3f}") for name in resources)
-        change = f"{step.group} {step.channels[0]} -> {step.channels[1]}"
+        changes = step.changes(widths).items()
+        change = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changes)
         return f"iteration {step.iteration}: {change}, {amounts}, {self.metric} {step.accepted.accuracy:.4f}"
 
     def summary(self, step: Step, resources: Iterable[str]) -> str:

@@ -93,7 +93,9 @@ def test_ctrl_c_loses_nothing_and_says_how_to_go_on(folder: Path, executor: str)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert errors.strip().splitlines()[-1] == "interrupted; nothing is lost: repeat the command with --resume"
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("interrupted; nothing is lost, run has all results so far; go on with `netadapt-onnx adapt ")
+    assert last.endswith(" --resume`")
     assert not (folder / "run" / "result.json").exists()
     assert go(folder, "run", "--resume").returncode == 0
     assert go(folder, "whole").returncode == 0

@@ -104,9 +104,9 @@ def test_a_profile_says_what_the_file_takes_and_what_its_normalised_form_takes(
     assert before.reference.as_given is None  # as tables were before: they load, and are completed
     profiled = netadapt_onnx.profile(place / "model.onnx", place / "t.jsonl", models=8)
     assert compared == [(False, True)]
-    output = profile_command._text(profiled, place / "model.onnx", [])
+    output = profile_command._text(profiled, place / "model.onnx", [], "next: ...")
     assert "model.onnx as given takes 25 ms" in output
-    assert "in turn 0.400x; `netadapt-onnx prune model.onnx --ratio 0" in output
+    assert "0.400x, measured in turn; `netadapt-onnx prune" in output and "model.onnx --ratio 0" in output
     assert profiled.as_given is not None
     assert profiled.as_given.latency_ms.median == 25.0
     assert profiled.as_given.normalised_ratio == IN_TURN.median == pytest.approx(0.4, rel=0.01)

@@ -217,7 +217,7 @@ def test_the_row_of_normalising_is_on_the_screen_and_in_the_report(
     out = capsys.readouterr().out
     row = next(line.split() for line in out.splitlines() if line.startswith("latency, only normalised"))
     assert row[3:] == ["25", "ms", "10", "ms", "0.40x"]
-    assert "prune model.onnx --ratio 0 -o OUT.onnx" in out
+    assert "--ratio 0 -o normalised.onnx` writes that" in out
     page = (tmp_path / "run/report.html").read_text()
     assert "latency, only normalised" in page
     assert cli.run([*words, *options, "--resume", "--json"]) == 0
