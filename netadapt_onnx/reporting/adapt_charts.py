@@ -30,7 +30,7 @@ def axis_title(resource: str) -> str:
 
 def accuracy_title(metric: str) -> str:
     """The title of an axis of accuracies that a search sees."""
-    return f"{metric_name(metric)} (validation)"
+    return metric_name(metric) if metric == "evaluate" else f"{metric_name(metric)} (validation)"
 
 
 def axes(run: AdaptRun, x: str, y: str, series: str, resource: str) -> charts.Spec:

@@ -22,6 +22,8 @@ NAMES = {
 }
 # What cards show besides the resources that have a budget.
 ALWAYS = ("size", "macs")
+# The metric of runs that a function of the user's judges, and what their card says of it.
+OWN, OWN_LINE = "evaluate", ("by the function that was passed as evaluate", "")
 # Why a search ended, where its verdict does not say so.
 STOPPED: Mapping[Stopped, str] = {
     "max-iterations": "ended by --max-iterations",
@@ -98,6 +100,8 @@ def _cards(run: AdaptRun) -> list[str]:
     if accuracy is None:
         return cards
     before, after = (render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after))
+    if accuracy.metric == OWN:
+        return [*cards, card("Score", after, [(f"was {before}" if before != after else "as before", ""), OWN_LINE])]
     samples = (run.about.get("samples") or {}).get({VALIDATION: "val"}.get(accuracy.split, accuracy.split))
     split = f"{samples} {accuracy.split} samples" if samples else f"{accuracy.split} samples"
     lines = [(f"was {before}" if before != after else "as before", ""), (f"{accuracy.metric}, {split}", "")]
