@@ -18,9 +18,10 @@ from netadapt_onnx.common import render
 @OVERWRITE
 @common
 def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, overwrite: bool) -> CommandResult:
-    """Write one page about each RUN of `adapt` or `scale`: what came of it, every model on the way, how to repeat it.
+    """Write a page about each RUN of `adapt` or `scale`: its result, every model on the way, and how to repeat it.
 
-    The page needs no network and runs no script. With several RUNs their best models are drawn over each other.
+    The page needs no network and runs no script. With several RUNs it compares their models in one chart.
+    A RUN of `adapt` may still be running, or interrupted: the page shows what there is so far.
 
     \b
     Examples:  netadapt-onnx report run

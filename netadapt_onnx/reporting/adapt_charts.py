@@ -10,6 +10,7 @@ from netadapt_onnx.common.headline import metric_name
 from netadapt_onnx.common.resources import COUNTED
 from netadapt_onnx.reporting.adapt_points import Point
 from netadapt_onnx.reporting.adapt_run import AdaptRun
+from netadapt_onnx.reporting.result_summary import budget_amount
 from netadapt_onnx.training.validation import Evaluation, best_of
 
 # The kinds of models that a run evaluated, with their colours, in the order of the legend.
@@ -121,8 +122,7 @@ def _budget_layers(run: AdaptRun, x: str, resource: str, height: int) -> list[ch
         budgets += [(one.budget, one.limit) for one in model.limits if one.budget.partition("=")[0] == resource]
     rows = []
     for text, limit in budgets:
-        asked, amount = text.partition("=")[2], render.amount(resource, limit)
-        rows.append({x: limit, "text": f"budget {asked} = {amount}" if asked.endswith("x") else f"budget {amount}"})
+        rows.append({x: limit, "text": f"budget {budget_amount(text, limit)}"})
     at = {"x": {**charts.field(x), "type": "quantitative"}}
     label = {
         "type": "text",
