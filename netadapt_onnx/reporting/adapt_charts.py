@@ -55,7 +55,7 @@ def accuracy_against(run: AdaptRun, resource: str, size: tuple[int, int] = BROAD
     encoding = axes(run, x, y, "model", resource)
     encoding["color"] |= {
         "scale": {"domain": list(KINDS), "range": list(KINDS.values())},
-        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size == BROAD else 2},
+        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size > NARROW else 2},
     }
     place = {"x": encoding["x"], "y": encoding["y"]}
     path = [row for row in rows if row["model"] in ("original", "accepted")]
@@ -105,13 +105,21 @@ def _labels(
             x: point.resources[resource],
             y: point.accuracy,
             "text": point.kind
-            if size != BROAD
+            if size <= NARROW
             else f"{point.kind}: {render.amount(resource, point.resources[resource])}, "
             f"{render.score(run.metric, point.accuracy)}",
         }
         for point in points
     ]
-    mark = {"type": "text", "dy": -16, "fontSize": 13, "fontWeight": "bold", "color": charts.GREY}
+    mark = {
+        "type": "text",
+        "align": "right",
+        "dx": 9,
+        "dy": -16,
+        "fontSize": 13,
+        "fontWeight": "bold",
+        "color": charts.GREY,
+    }
     return {"data": {"values": rows}, "mark": mark, "encoding": {**place, "text": {"field": "text"}}}
 
 
