@@ -10,10 +10,10 @@ from netadapt_onnx.graph.readable_path import readable_paths
 
 
 def node(name: str, *inputs: str, op: str = "Conv", scopes: str = "") -> onnx.NodeProto:
-    made = helper.make_node(op, inputs or ["x", "onnx::Conv_86"], ["y"], name=name)
+    one = helper.make_node(op, inputs or ["x", "onnx::Conv_86"], ["y"], name=name)
     if scopes:
-        made.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
-    return made
+        one.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+    return one
 
 
 @pytest.mark.parametrize(
