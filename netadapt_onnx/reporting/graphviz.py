@@ -112,8 +112,8 @@ def _quoted(value: object) -> str:
 
     Graphviz gives meaning to backslashes and HTML's entities. What is too long to be read in a drawing is cut.
 
-    >>> _quoted('a "name" of &lt;one&gt; line'), _quoted(("two", "lines"))
-    ('"a \\"name\\" of &amp;lt;one&amp;gt; line"', '"two\\nlines"')
+    >>> print(_quoted('a "name" of &lt;one&gt; line'), _quoted(("two", "lines")))
+    "a \\"name\\" of &amp;lt;one&amp;gt; line" "two\\nlines"
     """
     lines = value if isinstance(value, tuple) else (value,)
     return '"' + "\\n".join(_line(escape(line)) for line in lines) + '"'
