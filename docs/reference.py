@@ -45,8 +45,8 @@ def command_line() -> str:
     head = [
         "# Reference: the command line",
         NOTICE,
-        "`netadapt-onnx COMMAND --help` says the same, and with `--json` as data. Exit codes: 0: target met; 1: ran, "
-        "target not met; 2: error, or it could not be judged; 130: interrupted.",
+        "`netadapt-onnx COMMAND --help` says the same, and with `--json` as data. Exit codes: 0: target met, "
+        "1: ran, target not met, 2: error, 130: interrupted.",
         index,
         "Every command has `-h`/`--help`, `--json` (one JSON document on stdout), `-v`/`--verbose` (what happens, on "
         "stderr), `-q`/`--quiet` (no progress, and not what to run next) and `--debug` (tracebacks and warnings).",

@@ -41,7 +41,9 @@ def diff(
     names = [os.fspath(a), os.fspath(b)]
     revisions = [name.startswith("git:") for name in names]
     if all(revisions):
-        raise NetadaptError("two revisions name no model", hint="give the model's path as one of the two", code="usage")
+        raise NetadaptError(
+            "two revisions are given, and no model", hint="give the path of the model as one of the two", code="usage"
+        )
     drawing = None if graph is None else Path(graph)
     if drawing is not None:
         _prepare_drawing(drawing, overwrite, [Path(name) for name in names if not name.startswith("git:")])

@@ -34,7 +34,7 @@ def gate(models: File | Sequence[File] = (), **options: Unpack[GateKeywords]) ->
     A folder stands for the models in it. Limits are mappings such as `{"size": "4 MB"}` or lists of `"size=4 MB"`; they
     and every other argument replace what the configuration says. What one model's reading, timing or evaluation may
     take is `timeout_s` and `memory_bytes`.
-    Raises NetadaptError for wrong arguments and configurations; a model that cannot be judged is in the result.
+    Raises NetadaptError for wrong arguments and configurations; a model that cannot be checked is in the result.
 
     >>> verdict = gate("model.onnx", max={"macs": "40k"})
     >>> verdict.ok, verdict.models[0].checks[0].message
@@ -60,7 +60,7 @@ def gate(models: File | Sequence[File] = (), **options: Unpack[GateKeywords]) ->
     with Sandbox(settings.timeout_s, settings.memory_bytes) as sandbox, tempfile.TemporaryDirectory() as scratch:
         examinations = []
         for number, (path, model_rules) in enumerate(targets.items()):
-            progress(number, len(targets), f"judging: {path.name}")
+            progress(number, len(targets), f"checking: {path.name}")
             examinations.append(examine(path, model_rules, sandbox, Path(scratch), recording=record is not None))
     results = sorted([*missing, *(one.result for one in examinations)], key=lambda result: -result.excess)
     result = Gate(tuple(results), time.monotonic() - started)
@@ -103,14 +103,14 @@ def _targets(
         targets.setdefault(path, (fallback,))
     if not targets and not missing:
         raise NetadaptError(
-            "there is nothing to judge: no model is named, and no configuration limits any",
+            "there is nothing to check: no model is named, and no configuration limits any",
             hint="name models and limits, e.g. gate model.onnx --max size=4MB, or write netadapt.toml",
             code="usage",
         )
     for path, model_rules in targets.items():
         if not update_baseline and not any(rule.limits for rule in model_rules):
             raise NetadaptError(
-                f"there is no limit for {path}: nothing would be judged",
+                f"there is no limit for {path}: nothing would be checked",
                 hint="give one, e.g. --max size=4MB, or write netadapt.toml",
                 code="usage",
             )
@@ -145,7 +145,7 @@ def _record_file(targets: Mapping[Path, Sequence[Rule]], default: Path) -> Path:
 
 
 def _write_record(file: Path, examinations: Sequence[Examination]) -> None:
-    """Replace the judged models' entries; those whose files are gone go, all others stay."""
+    """Replace the checked models' entries; those whose files are gone go, all others stay."""
     recorded = baselines.read(file) if file.exists() else {}
     kept = {key: model for key, model in recorded.items() if (file.absolute().parent / key).exists()}
     for examination in examinations:

@@ -59,7 +59,7 @@ def scale(model: Source | None = None, data: File | None = None, **options: Unpa
     """
     settings = from_keywords(ScaleOptions, options)
     if settings.law is not None and settings.fit is not None:
-        raise NetadaptError("a law and a record to fit one to", hint="give --law or --fit", code="usage")
+        raise NetadaptError("a law is given twice", hint="give --law or --fit, not both", code="usage")
     record = None if settings.fit is None else read_record(Path(settings.fit))
     if model is None:
         return _fit_alone(record)
@@ -85,18 +85,22 @@ def scale(model: Source | None = None, data: File | None = None, **options: Unpa
 def _fit_alone(record: WidthRecord | None) -> ScaleResult:
     """The law of a record, where there is no model."""
     if record is None:
-        raise NetadaptError("nothing to scale", hint="give a model, or recorded widths as --fit", code="usage")
+        raise NetadaptError(
+            "there is nothing to scale", hint="give a model, or recorded widths with --fit", code="usage"
+        )
     laws = fit_laws(record)
     return ScaleResult(laws, notes=Law(laws).notes)
 
 
 def _require_enough(options: ScaleOptions, data: File | None, *, has_law: bool) -> None:
     if not options.targets:
-        raise NetadaptError("no target", hint="give one, e.g. --target params=0.25x", code="usage")
+        raise NetadaptError("there is no target", hint="give one, e.g. --target params=0.25x", code="usage")
     if data is None and not has_law and options.methods != ("uniform",):
-        raise NetadaptError("no data to search with", hint="give --data, --law or --fit", code="usage")
+        raise NetadaptError(
+            "there are no data to search with", hint="give --data, or a law with --law or --fit", code="usage"
+        )
     if data is not None and options.out is None:
-        raise NetadaptError("no run directory", hint="name one with -o", code="usage")
+        raise NetadaptError("there is no run directory", hint="name one with -o", code="usage")
 
 
 def _prepare(source: Model, data: File | None, options: ScaleOptions) -> tuple[ScalableNetwork, Dataset | None]:
@@ -159,5 +163,5 @@ def _table(
 
 
 def _without_files(result: ScaleResult) -> ScaleResult:
-    note = "the models were not kept: name a directory with -o"
+    note = "The models were not kept; name a directory with -o to keep them"
     return replace(result, models=tuple(replace(m, model=None) for m in result.models), notes=(*result.notes, note))

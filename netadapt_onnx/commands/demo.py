@@ -21,14 +21,14 @@ from netadapt_onnx.common.escape import shell_command
     type=click.Path(path_type=Path),
     default=Path("netadapt-demo"),
     show_default=True,
-    help="Everything goes here, to go on from.",
+    help="The folder for the model, the data, the latency table and the run.",
 )
 @OVERWRITE
 @common
 def command(folder: Path, overwrite: bool) -> CommandResult:
-    """Train a small network on handwritten digits, profile this machine, adapt the network to 0.6x of its latency.
+    """Train a small network on handwritten digits, profile this machine, and adapt the network to 0.6x of its latency.
 
-    Takes one to three minutes and needs no network.
+    Takes one to three minutes and downloads nothing.
 
     \b
     Example:  netadapt-onnx demo -o netadapt-demo

@@ -25,7 +25,7 @@ def command() -> CommandResult:
     Examples:  netadapt-onnx env
                netadapt-onnx env --json
     """
-    with render.spinner("looking around"):
+    with render.spinner("reading versions"):
         from netadapt_onnx.api.env import environment
 
         result = environment()
@@ -42,7 +42,7 @@ def _text(result: Environment) -> str:
     rows = [[name, version] for name, version in result.versions.items()]
     rows += [["providers", ", ".join(result.providers)], ["cores", str(result.cores)]]
     width = min(80, shutil.get_terminal_size().columns - 16)
-    device = [[key, fill(_plain(value), width)] for key, value in result.fingerprint.items()]
+    device = [[key, fill(_plain(value), width)] for key, value in result.fingerprint.items() if value]
     extras = [
         [name, extra.enables, "installed" if extra.installed else extra.install]
         for name, extra in result.extras.items()

@@ -17,16 +17,24 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @click.argument("factory", metavar="FILE.py:FUNCTION")
-@click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the model here.")
-@click.option("--exporter", type=click.Choice(["dynamo", "legacy"]), default="dynamo", show_default=True)
-@click.option("--opset", type=click.IntRange(min=7), help="ONNX opset; the exporter's default otherwise.")
+@click.option("-o", "output", type=click.Path(path_type=Path), required=True, help="Write the ONNX model to this file.")
+@click.option(
+    "--exporter",
+    type=click.Choice(["dynamo", "legacy"]),
+    default="dynamo",
+    show_default=True,
+    help="The exporter of PyTorch; legacy is the one of TorchScript.",
+)
+@click.option(
+    "--opset", type=click.IntRange(min=7), help="Version of the ONNX operator set.  [default: the exporter's]"
+)
 @OVERWRITE
 @SHAPE
 @common
 def command(factory: str, output: Path, **options: Any) -> CommandResult:
-    """Export the module that FUNCTION of FILE.py returns, with its example inputs: (module, inputs).
+    """Export a PyTorch module to ONNX. FUNCTION in FILE.py returns the module and its example inputs: (module, inputs).
 
-    A function that returns a module alone needs its inputs' shapes: --shape NAME=1x3x224x224.
+    A function that returns the module alone needs the shapes of its inputs: --shape NAME=1x3x224x224.
 
     \b
     Example:  netadapt-onnx export net.py:make -o net.onnx

@@ -59,7 +59,7 @@ def command(
     """Check models against limits, given as options or in the configuration ([[gate]] in netadapt.toml,
     [[tool.netadapt-onnx.gate]] in pyproject.toml). A folder stands for the models in it.
 
-    Exit codes: 0: every limit is kept, 1: a limit is exceeded, 2: error, or something could not be checked. Models are
+    Exit codes: 0: every limit is met, 1: a limit is exceeded, 2: error, or something could not be checked. Models are
     read in a process of their own. They are run only where a latency or an accuracy is limited.
 
     \b
@@ -72,7 +72,7 @@ def command(
     from netadapt_onnx.gating.reports import refuse, report, write
 
     refuse(output, overwrite)
-    with render.progress_bar("judging"):
+    with render.progress_bar("checking"):
         result = gate(models, data=data, **keywords_of(options))
     write(result, output, (form, *output))
     seen = seen_as(options["shapes"], options["batch_size"])

@@ -22,18 +22,18 @@ def format_shape(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape)) or "()"
 
 
-def layout_hint(name: str, shape: Shape, wanted: Shape) -> str:
+def layout_hint(name: str, shape: Shape, expected: Shape) -> str:
     """What to do about samples of another layout than the model takes; empty where reordering axes does not help.
 
     Args:
         name: What the samples are called.
         shape: Their shape, samples first.
-        wanted: The shape that the model takes, samples first; the first axis does not count.
+        expected: The shape that the model takes, samples first; the first axis does not count.
 
     >>> layout_hint("x_train", (50000, 32, 32, 3), (1, 3, 32, 32))
     'transpose it: x_train.transpose(0, 3, 1, 2)'
     """
-    own, target = tuple(shape[1:]), tuple(wanted[1:])
+    own, target = tuple(shape[1:]), tuple(expected[1:])
     if len(own) + 1 == len(target) and target in ((1, *own), (*own, 1)):
         return (
             f"add the channel axis: {name}[:, None]" if target[0] == 1 else f"add the channel axis: {name}[..., None]"

@@ -28,7 +28,7 @@ def check_maximum(limit: Limit, value: float) -> Check:
 
 def check_minimum(limit: Limit, value: float, metric: str) -> Check:
     """Check an accuracy that must be reached."""
-    message = f"{metric} {100 * value:.2f} %, at least {100 * limit.value:.4g} % is wanted"
+    message = f"{metric} {100 * value:.2f} %, at least {100 * limit.value:.4g} % is required"
     return Check(limit.name, value, None, value >= limit.value, message, min=limit.value, unit="fraction")
 
 
@@ -92,7 +92,10 @@ def explain_growth(check: Check) -> Check:
     """Add a hint to the failed check of a file that grew although no layer did."""
     if check.ok or not check.conclusive or check.limit != "size increase":
         return check
-    return replace(check, message=f"{check.message}; no layer has more parameters: look at `diff` (types, metadata)")
+    return replace(
+        check,
+        message=f"{check.message}; no layer has more parameters, so compare the types and the metadata with `diff`",
+    )
 
 
 def distinct_amounts(resource: str, a: float, b: float) -> tuple[str, str]:

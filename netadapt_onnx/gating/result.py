@@ -90,7 +90,7 @@ class Blame:
 
 @dataclass(frozen=True)
 class Problem:
-    """The reason why something could not be judged."""
+    """The reason why something could not be checked."""
 
     code: str
     message: str
@@ -108,7 +108,7 @@ class ModelResult:
         blame: the layers that failed limits are due to.
         latency_ms: its measured latency.
         accuracy: its score.
-        error: what could not be judged.
+        error: what could not be checked.
     """
 
     path: Path
@@ -121,7 +121,7 @@ class ModelResult:
 
     @property
     def ok(self) -> bool:
-        """Whether everything was judged and every limit kept."""
+        """Whether everything was checked and every limit kept."""
         return self.error is None and all(check.ok for check in self.checks)
 
     @property
@@ -141,13 +141,13 @@ class ModelResult:
 
     @property
     def obstacles(self) -> list[str]:
-        """Why it or its limits could not be judged, each reason once."""
+        """Why it or its limits could not be checked, each reason once."""
         unread = [] if self.unread is None else [self.unread.message]
         return list(dict.fromkeys([*unread, *(check.reason for check in self.failures if not check.conclusive)]))
 
     @property
     def reasons(self) -> list[str]:
-        """Why it is not `ok`: the limits that are exceeded, and what could not be judged."""
+        """Why it is not `ok`: the limits that are exceeded, and what could not be checked."""
         return [*self.excesses, *self.obstacles]
 
     @property
@@ -174,7 +174,7 @@ class Gate:
 
     @property
     def ok(self) -> bool:
-        """Whether everything was judged and every limit kept."""
+        """Whether everything was checked and every limit kept."""
         return all(model.ok for model in self.models)
 
     @property
@@ -184,7 +184,7 @@ class Gate:
 
     @property
     def error(self) -> NetadaptError | None:
-        """The error that says what could not be judged, if anything."""
+        """The error that says what could not be checked, if anything."""
         broken = [model for model in self.models if model.error is not None]
         if not broken:
             return None
@@ -192,5 +192,5 @@ class Gate:
         assert first.error is not None
         about = "" if str(first.path) in first.error.message else f"{first.path}: "
         others = plural(len(broken) - 1, "other model")
-        more = f" ({others} could not be judged either)" if len(broken) > 1 else ""
+        more = f" ({others} could not be checked either)" if len(broken) > 1 else ""
         return NetadaptError(f"{about}{first.error.message}{more}", hint=first.error.hint, code=first.error.code)

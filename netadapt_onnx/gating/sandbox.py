@@ -61,7 +61,9 @@ class Sandbox:
         except queue.Empty:
             self._end()
             raise NetadaptError(
-                f"not done within {self.timeout_s:g} s", hint="raise --timeout if you trust the model", code="timeout"
+                f"it took longer than {self.timeout_s:g} s",
+                hint="raise --timeout if you trust the model",
+                code="timeout",
             ) from None
         except BaseException:
             self._end()

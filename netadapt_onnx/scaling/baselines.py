@@ -31,13 +31,13 @@ def baseline_widths(
     if method == "uniform":
         return network.widths
     if trainer is None:
-        raise NetadaptError(f"--method {method} trains", hint="give --data", code="usage")
+        raise NetadaptError(f"--method {method} trains networks, which takes data", hint="give --data", code="usage")
     proto = trainer.initialised(network.at(network.widths))
     if method == "morphnet":
         record = trainer.descend(key, proto, warm_up_epochs=warm_up_epochs, share=PRUNED_SHARE, sparing=True)
         record = with_all_groups(record, network)
         if not len(record.tau):
-            raise NetadaptError("no group has a filter to spare", code="nothing-to-prune")
+            raise NetadaptError("no group has a filter that could be removed", code="nothing-to-prune")
         return dict(zip(record.names, record.widths[-1].tolist(), strict=True))
     scores = importance(network.traced(trainer.briefly_trained(key, proto)), "l2", normalised=True)
     limit = float(np.quantile(np.concatenate(list(scores.values())), PRUNED_SHARE))

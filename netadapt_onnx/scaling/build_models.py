@@ -100,7 +100,7 @@ class ModelBuilder:
             if amounts["size"] > most_bytes:
                 raise NetadaptError(
                     f"target {budget}: a network of {amounts['size'] / 1e9:.1f} GB is too much for this machine",
-                    hint="ask for less",
+                    hint="choose a smaller target",
                     code="target",
                 )
             return amounts[budget.resource]

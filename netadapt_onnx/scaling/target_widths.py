@@ -93,7 +93,9 @@ def widest(path: WidthPath, cost: Callable[[Widths], float], limit: float, start
     else:
         least = cost(path(low))
         raise NetadaptError(
-            f"target {target}: the narrowest network still costs {least:.6g}", hint="ask for more", code="target"
+            f"target {target}: the narrowest network still costs {least:.6g}",
+            hint="choose a larger target",
+            code="target",
         )
     if low == start:
         for _ in range(DOUBLINGS):
@@ -101,7 +103,11 @@ def widest(path: WidthPath, cost: Callable[[Widths], float], limit: float, start
                 break
             low, high = high, high * 2
         else:
-            raise NetadaptError(f"target {target}: no network along the law costs as much", code="target")
+            raise NetadaptError(
+                f"target {target}: no network along the law costs as much",
+                hint="choose a smaller target",
+                code="target",
+            )
     else:
         high = low * 2
     for _ in range(HALVINGS):

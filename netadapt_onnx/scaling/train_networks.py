@@ -43,7 +43,7 @@ class NetworkTrainer:
             return tuple(self.dataset.notes)
         return (
             *self.dataset.notes,
-            "the training samples have no labels: gates and training learn the original model's answers",
+            "The training samples have no labels, so the networks learn the outputs of the original model",
         )
 
     def initialised(self, proto: onnx.ModelProto, seed: int | None = None) -> onnx.ModelProto:
@@ -83,7 +83,7 @@ class NetworkTrainer:
                 warm_up_epochs, lr=options.lr, pruning_lr=options.lr / 10, share=share, sparing=sparing
             )
             schedule = replace(schedule, batches=options.batches or schedule.usual_batches(len(self.dataset.train)))
-            self.log(f"descent {key}: {warm_up_epochs} epochs, then filters go")
+            self.log(f"descent {key}: {warm_up_epochs} epochs of training, then filters are removed")
             widths = descend(
                 self.network.traced(proto),
                 self.network.params,

@@ -68,7 +68,7 @@ def test_all_models_are_judged_and_the_worst_comes_first(workspace: Path, capsys
     assert result["models"][0]["resources"] is None
     assert [checks(result, i)["params"]["ok"] for i in (1, 2)] == [False, True]
     text = run(capsys, "gate", "models/*.onnx", "--max", "params=12k", code=2)
-    assert "1 of 3 models exceeds a limit, 1 could not be judged" in text
+    assert "1 of 3 models exceeds a limit, 1 could not be checked" in text
     (workspace / "models" / "c.onnx").unlink()
     run(capsys, "gate", "models/*.onnx", "--max", "params=12k", code=1)
     run(capsys, "gate", "models/*.onnx", "--max", "params=15k")
@@ -86,7 +86,7 @@ def test_a_failure_names_the_layers_to_blame(workspace: Path, capsys: pytest.Cap
 
 
 BAD_USAGE = [
-    (["gate"], "nothing to judge", "usage"),
+    (["gate"], "nothing to check", "usage"),
     (["gate", "m.onnx"], "no limit for m.onnx", "usage"),
     (["gate", "m.onnx", "--max", "sise=4MB"], "did you mean size", "limit"),
     (["gate", "m.onnx", "--max", "size"], "not RESOURCE=VALUE", "limit"),
@@ -165,12 +165,12 @@ def test_a_missing_baseline_is_said_once_and_teams_advise_only_where_something_i
     for form in ("text", "markdown", "github"):
         cli.run(["gate", "--format", form])
         streams = capsys.readouterr()
-        said = streams.err if form == "text" else streams.out
-        assert said.count("there is no baseline") == 1
+        output = streams.err if form == "text" else streams.out
+        assert output.count("there is no baseline") == 1
         assert form != "text" or "there is no baseline" not in streams.out
-        assert "2 models could not be judged" in streams.out
+        assert "2 models could not be checked" in streams.out
         assert "edge team" not in streams.out + streams.err
-    assert "(1 other model could not be judged either)" in run(capsys, "gate", code=2)
+    assert "(1 other model could not be checked either)" in run(capsys, "gate", code=2)
     result = document(capsys, "gate", code=2)
     assert [check["hint"][:8] for check in result["models"][0]["checks"]] == ["make one", "make one", ""]
     assert result["error"]["hint"].startswith("make one with --update-baseline")

@@ -14,7 +14,7 @@ from netadapt_onnx.graph.shapes import Shape
 
 
 @pytest.mark.parametrize(
-    ("shape", "wanted", "order"),
+    ("shape", "expected", "order"),
     [
         ((9, 32, 32, 3), (1, 3, 32, 32), (0, 3, 1, 2)),
         ((9, 3, 32, 32), (1, 32, 32, 3), (0, 2, 3, 1)),
@@ -23,10 +23,10 @@ from netadapt_onnx.graph.shapes import Shape
         ((9, 2, 3, 4, 5), (1, 5, 2, 3, 4), (0, 4, 1, 2, 3)),
     ],
 )
-def test_the_transposition_that_is_proposed_gives_the_shape(shape: Shape, wanted: Shape, order: Shape) -> None:
-    hint = layout_hint("x", shape, wanted)
+def test_the_transposition_that_is_proposed_gives_the_shape(shape: Shape, expected: Shape, order: Shape) -> None:
+    hint = layout_hint("x", shape, expected)
     assert hint == f"transpose it: x.transpose({', '.join(map(str, order))})"
-    assert np.empty(shape).transpose(order).shape[1:] == wanted[1:]
+    assert np.empty(shape).transpose(order).shape[1:] == expected[1:]
 
 
 def test_a_missing_channel_axis_is_named() -> None:

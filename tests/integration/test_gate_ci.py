@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import yaml
 
 from gate_fixtures import git, run, save, small, wide
 from github_runner import run_action, shell
-from netadapt_onnx import __version__, cli
+from netadapt_onnx import cli
 from netadapt_onnx.common import config
 from netadapt_onnx.gating.settings import Entry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples" / "ci"
+# The folder in which the examples have a clone of this repository.
+CLONE = "netadapt-onnx"
 needs_tools = pytest.mark.skipif(not (shutil.which("git") and shutil.which("bash")), reason="git or bash is missing")
 
 
@@ -81,7 +84,17 @@ def test_the_workflow_asks_for_reading_only() -> None:
     inputs = yaml.safe_load((REPOSITORY / "action.yml").read_text())["inputs"]
     (use,) = [step for step in workflow["jobs"]["limits"]["steps"] if "netadapt-onnx" in step["uses"]]
     assert set(use["with"]) <= set(inputs)
-    assert use["uses"].endswith(f"@v{__version__}")
+    assert (REPOSITORY / Path(use["uses"]).relative_to(CLONE) / "action.yml").is_file()
+    (checkout,) = [step for step in workflow["jobs"]["limits"]["steps"] if "checkout" in step["uses"]]
+    assert checkout["with"]["submodules"] is True
+
+
+def test_nothing_that_is_to_be_copied_has_a_placeholder_or_a_release_that_is_not_there() -> None:
+    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "examples").rglob("*.y*ml")]
+    for page in (*pages, REPOSITORY / "action.yml"):
+        assert not re.search(r"OWNER/|rev: v\d|netadapt-onnx@v|netadapt-onnx==", page.read_text(encoding="utf-8")), page
+    for example in EXAMPLES.glob("*.y*ml"):
+        assert "Once it is released: " in example.read_text(), example
 
 
 def test_the_pre_commit_hook(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,9 +114,33 @@ def test_the_pre_commit_hook(scratch: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @needs_tools
+def test_pre_commit_runs_the_example(scratch: Path, shims: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The example has the published hook's fields, and holds back a commit as `gate` says."""
+    (published,) = yaml.safe_load((REPOSITORY / ".pre-commit-hooks.yaml").read_text())
+    (repository,) = yaml.safe_load((EXAMPLES / "pre-commit.yaml").read_text())["repos"]
+    (hook,) = repository["hooks"]
+    assert {**published, "language": "system"} == {**hook, "description": published["description"]}
+    shutil.copy(EXAMPLES / "pre-commit.yaml", scratch / ".pre-commit-config.yaml")
+    git(scratch, "add", "-A")
+    environment = {
+        "PATH": f"{shims}:{os.environ['PATH']}",
+        "PRE_COMMIT_HOME": str(tmp_path_factory.mktemp("pre-commit")),
+    }
+    command = f"{shlex.quote(sys.executable)} -P -m pre_commit run --all-files"
+    refused = shell(command, scratch, **environment)
+    assert refused.returncode == 1 and "there is no baseline" in refused.stdout, refused.stdout + refused.stderr
+    shell("netadapt-onnx gate --update-baseline && git add -A", scratch, **environment)
+    kept = shell(command, scratch, **environment)
+    assert kept.returncode == 0 and "Passed" in kept.stdout, kept.stdout + kept.stderr
+
+
+@needs_tools
 def test_the_gitlab_job(scratch: Path, shims: Path) -> None:
     job = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text())["model-limits"]
-    assert any(f"netadapt-onnx=={__version__}" in line for line in job["before_script"])
+    (install,) = [line for line in job["before_script"] if line.startswith("pip install")]
+    paths = [word for word in install.split() if CLONE in word]
+    assert [(REPOSITORY / Path(word).relative_to(CLONE)).exists() for word in paths] == [True, True]
+    assert (REPOSITORY / "pyproject.toml").is_file() and job["variables"]["GIT_SUBMODULE_STRATEGY"] == "normal"
     (script,) = job["script"]
     path = f"{shims}:{os.environ['PATH']}"
     done = shell(script, scratch, PATH=path, CI_MERGE_REQUEST_DIFF_BASE_SHA=git(scratch, "rev-parse", "base"))

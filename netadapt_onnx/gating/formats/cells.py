@@ -7,7 +7,7 @@ from pathlib import Path
 
 from netadapt_onnx.common import render
 from netadapt_onnx.gating.check_limits import distinct_amounts
-from netadapt_onnx.gating.result import Blame, Check, Gate
+from netadapt_onnx.gating.result import Blame, Check, Gate, ModelResult
 
 # So many models that share a reason are named.
 NAMES = 3
@@ -51,7 +51,7 @@ def growth(blame: Blame) -> str:
 
 
 def obstacles(gate: Gate) -> Mapping[str, Sequence[Path]]:
-    """Why something could not be judged, each reason once, with its models; the first is the one of `gate.error`."""
+    """Why something could not be checked, each reason once, with its models; the first is the one of `gate.error`."""
     models: dict[str, list[Path]] = {}
     for model in gate.models:
         for reason in model.obstacles:
@@ -66,6 +66,12 @@ def listed(paths: Sequence[Path], name: Callable[[object], str]) -> str:
     return ", ".join(map(name, paths[:NAMES])) + more
 
 
+def blame_title(model: ModelResult) -> str:
+    """What the layers to blame have in common."""
+    has_grown = any(blame.before is not None for blame in model.blame)
+    return "layers that grew most" if has_grown else "largest layers"
+
+
 def headline(gate: Gate) -> str:
     """One sentence about all models."""
     models, checks = len(gate.models), sum(len(model.checks) for model in gate.models)
@@ -75,10 +81,10 @@ def headline(gate: Gate) -> str:
         parts.append(f"{gate.failed} of {render.plural(models, 'model')} {_verb(gate.failed, 'exceed')} a limit")
     if broken:
         of_all = str(broken) if parts else render.plural(broken, "model")
-        parts.append(f"{of_all} could not be judged")
+        parts.append(f"{of_all} could not be checked")
     if not parts:
         held = (
-            f"{_verb(models, 'keep')} {render.plural(checks, 'limit')}"
+            f"{_verb(models, 'meet')} {render.plural(checks, 'limit')}"
             if checks
             else f"{_verb(models, 'have')} no limits"
         )

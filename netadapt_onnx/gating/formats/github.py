@@ -21,7 +21,7 @@ def github(gate: Gate) -> str:
     for reason, paths in cells.obstacles(gate).items():
         named = _in_repository(paths[0])
         message = reason if str(paths[0]) in reason else f"{cells.listed(paths, str)}: {reason}"
-        annotations.append((float("inf"), named, "not judged", message))
+        annotations.append((float("inf"), named, "not checked", message))
     for model in gate.models:
         path = _in_repository(model.path)
         for check in (check for check in model.failures if check.conclusive):

@@ -7,7 +7,7 @@ from netadapt_onnx.gating.formats import cells
 from netadapt_onnx.gating.formats.escape_names import code, prose
 from netadapt_onnx.gating.result import Gate, ModelResult
 
-_MARKS = {"ok": "✅", "FAIL": "❌ too much", "ERROR": "⚠️ not judged"}
+_MARKS = {"ok": "✅", "FAIL": "❌ too much", "ERROR": "⚠️ not checked"}
 
 
 def markdown(gate: Gate) -> str:
@@ -15,10 +15,10 @@ def markdown(gate: Gate) -> str:
     rows = cells.rows(gate, _MARKS.__getitem__, code)
     parts = [f"### Model limits: {cells.headline(gate)}"]
     if rows:
-        parts.append(render.markdown(rows, ["", "model", "limit", "value", "at most"]))
+        parts.append(render.markdown(rows, ["", "model", "limit", "value", "allowed"]))
     parts += [part for model in gate.models if model.excesses for part in _excesses(model)]
     for reason, paths in cells.obstacles(gate).items():
-        parts.append(f"**not judged in {cells.listed(paths, code)}**\n\n- {prose(reason)}")
+        parts.append(f"**not checked in {cells.listed(paths, code)}**\n\n- {prose(reason)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -27,5 +27,5 @@ def _excesses(model: ModelResult) -> list[str]:
     parts = ["\n".join([f"**{code(model.path)}**", "", *reasons])]
     if model.blame:
         rows = [[code(blame.layer), code(blame.op), cells.growth(blame)] for blame in model.blame]
-        parts.append(render.markdown(rows, ["layer to blame", "operator", "what it did"]))
+        parts.append(render.markdown(rows, [cells.blame_title(model), "operator", "size"]))
     return parts

@@ -52,8 +52,10 @@ def test_a_file_gets_what_stdout_gets(form: str, mixed: Path, capsys: pytest.Cap
     output = capsys.readouterr().out
     output = re.sub(r"next: netadapt-onnx .*\n", "", output)  # what to run next is for people
     report = (mixed / "report").read_text()
-    if form == "text":  # what could not be judged is on stderr already
-        report = report.replace("not judged in none.onnx:\n  none.onnx is not an ONNX file, or it is truncated\n\n", "")
+    if form == "text":  # what could not be checked is on stderr already
+        report = report.replace(
+            "not checked in none.onnx:\n  none.onnx is not an ONNX file, or it is truncated\n\n", ""
+        )
     assert seconds.sub("", report) == seconds.sub("", output)
 
 
@@ -124,10 +126,10 @@ def test_github_annotations(mixed: Path, capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     cli.run([*ARGUMENTS, "--format", "github"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("::error file=none.onnx,title=not judged::none.onnx")
+    assert lines[0].startswith("::error file=none.onnx,title=not checked::none.onnx")
     assert lines[1].startswith("::error file=grown%2C50%25%3Ax.onnx,title=params beyond its limit::grown,50%25:x.onnx")
     assert "the limit is 12 k; most by " in lines[1]
-    assert lines[2:] == ["1 of 3 models exceeds a limit, 1 could not be judged"]
+    assert lines[2:] == ["1 of 3 models exceeds a limit, 1 could not be checked"]
     body = summary.read_text()
     assert body.startswith("before\n### Model limits")
     assert "`good.onnx`" in body
