@@ -6,7 +6,6 @@ scopes (`/layer1/layer1.0/conv1/Conv`), others in plain names.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -15,8 +14,8 @@ import onnx
 
 from netadapt_onnx.graph.nodes import node_name
 
-# A list of scopes, outermost first, of which the last is the node's own name.
-_SCOPES = "pkg.torch.onnx.name_scopes"
+# Python's list of scopes as text, outermost first; the last is the node's own name.
+_SCOPES, _QUOTED = "pkg.torch.onnx.name_scopes", re.compile(r"'([^']*)'")
 _WEIGHT = re.compile(r"(?P<path>[\w.]*\w)\.(?:weight|kernel|W)(?:_quantized)?")
 
 
@@ -47,12 +46,7 @@ def _path(node: onnx.NodeProto) -> str:
 def _scopes(node: onnx.NodeProto) -> list[str]:
     """The modules that a node lies in, by torch's exporter."""
     text = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
-    try:
-        scopes = ast.literal_eval(text) if text else []
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return []
-    named = isinstance(scopes, list) and all(isinstance(scope, str) for scope in scopes)
-    return [scope for scope in scopes[:-1] if scope] if named else []
+    return [scope for scope in _QUOTED.findall(text)[:-1] if scope]
 
 
 def _joined(parts: list[str], operator: str) -> str:

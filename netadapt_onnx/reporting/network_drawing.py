@@ -86,17 +86,17 @@ def _shape(node: LayerNode, detail: str = "") -> dict[str, object]:
         return {"label": node.op, "shape": "ellipse", "style": "filled", "fontsize": 9}
     if node.kind != "layer":
         return {"label": f"{node.kind} {node.path}", "shape": "box", "style": "filled,rounded", "penwidth": 0.5}
-    return {"label": f"{node.path}\n{node.op}  {detail}".rstrip(), "shape": "box", "style": "filled", "penwidth": 0.7}
+    return {"label": (node.path, f"{node.op}  {detail}".rstrip()), "shape": "box", "style": "filled", "penwidth": 0.7}
 
 
-def _tooltip(node: LayerNode) -> str:
+def _tooltip(node: LayerNode) -> tuple[str, ...]:
     lines = [node.name]
     lines += [f"group {group}: {count} channels" for group, count in node.groups]
     if node.kind == "layer":
         lines.append(f"{render.count(node.params)} params, {render.count(node.macs)} macs")
     if node.pinned is not None:
         lines.append(f"cannot be pruned: {node.pinned}")
-    return "\n".join(lines)
+    return tuple(lines)
 
 
 def _matched(before: LayerGraph, after: LayerGraph) -> list[Pair]:
@@ -114,7 +114,7 @@ def _record(node: LayerNode) -> Layer:
 def _of_pair(before: LayerNode | None, after: LayerNode | None) -> Attributes:
     node = after or before
     assert node is not None
-    tooltip = "\n".join(_costs(before, after, node))
+    tooltip = tuple(_costs(before, after, node))
     if before is None or after is None:
         fill = {"fillcolor": PINNED, "color": RED} if after is None else {"fillcolor": NEW}
         channels = "" if node.channels is None else f"{node.channels} channels, "

@@ -48,6 +48,8 @@ def at_counts(trace: Trace, keep: Mapping[str, int | float | str]) -> Counts:
             states = resize_io_of(with_states(trace).group(group.name))
             hint = f"let the states change their shapes with it: {resize_options(states)}" if states else ""
             raise NetadaptError(f"group '{name}' cannot be pruned: {group.reason}", hint=hint, code="not-prunable")
+        if group.name in counts:  # by its name and by its path
+            raise NetadaptError(f"group '{group.name}' is named twice", hint="name it once", code="usage")
         counts[group.name] = _count(group, value)
     return counts
 

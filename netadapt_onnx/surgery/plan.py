@@ -78,6 +78,8 @@ def read_plan(file: Path, trace: Trace, criterion: str | Criterion = "l2") -> di
     keep: dict[str, Array] = {}
     for name, value in entries.items():
         group = trace.group(name)
+        if group.name in keep or group.name in counts:  # by its name and by its path
+            raise NetadaptError(f"{file}: group '{group.name}' is named twice", hint="name it once", code="bad-plan")
         if isinstance(value, list) and all(type(index) is int and abs(index) < 2**63 for index in value):
             keep[group.name] = np.unique(np.array(value, np.int64))
             if len(keep[group.name]) < len(value):

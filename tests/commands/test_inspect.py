@@ -64,8 +64,8 @@ def test_long_tables_are_cut_unless_all_is_asked_for(tmp_path: Path, capsys: pyt
     assert "... and 5 more groups: --all shows them" in text  # of 24 convolutions and a Gemm
     assert "\nconv20 " in text and "\nconv21 " not in text
     assert "fc1: reaches graph output 'logits'" in text  # the reasons are a list of their own
-    whole = shown(capsys, "inspect", model, "--all")
-    assert "more groups" not in whole and "\nconv24 " in whole
+    full = shown(capsys, "inspect", model, "--all")
+    assert "more groups" not in full and "\nconv24 " in full
 
 
 def test_many_inputs_are_cut_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.reporting.graphviz import Drawing, require_drawable, write_drawing
+from netadapt_onnx.reporting.graphviz import LONGEST, Drawing, require_drawable, write_drawing
 
 EVIL = 'a"];b[label="<img src=x>\\n&lt;</script>\x1b[31m\u202e'
 DRAWING = Drawing("two layers", "Colours say nothing.", [{"label": EVIL, "fillcolor": "#ff0000"}, {}], [(0, 1, {})])
@@ -33,6 +33,12 @@ def test_text_stays_text() -> None:
     assert quoted in text
     assert "\x1b" not in text and "\u202e" not in text
     assert "  0 -> 1 [];\n" in text
+
+
+def test_long_text_is_cut_in_its_middle() -> None:
+    text = Drawing("t", "l", [{"label": "a" * 500 + "z" * 500}], []).dot(captioned=False)
+    assert f"{'a' * (LONGEST // 2)}…{'z' * (LONGEST // 2)}" in text
+    assert max(map(len, text.splitlines())) < 300
 
 
 def test_a_caption_has_title_and_legend() -> None:

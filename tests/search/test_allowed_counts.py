@@ -54,6 +54,16 @@ def test_layers_stand_for_their_groups() -> None:
     assert matching(trace, group.layers[-1], "--freeze") == (group.name,)
 
 
+def test_paths_stand_for_their_groups() -> None:
+    proto = plain((8, 8))
+    for node in proto.graph.node:
+        if node.op_type == "Conv":
+            node.name = f"/stem/{node.name}/Conv"
+    trace = traced(fold(proto))
+    assert matching(trace, "stem.conv1", "--floor") == ("/stem/conv1/Conv",)
+    assert matching(trace, "stem.*", "--freeze") == ("/stem/conv1/Conv", "/stem/conv2/Conv")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -13,6 +13,7 @@ import netadapt_onnx
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.explain import explain
+from netadapt_onnx.surgery.kept_counts import at_counts
 from netadapt_onnx.surgery.plan import plan_of, read_plan, template
 from tracing import trace_model
 
@@ -39,6 +40,22 @@ def test_a_template_names_what_cannot_be_pruned_only_in_comments() -> None:
     text = template(trace_model(models.residual()))
     assert "# cannot be pruned: reaches graph output 'logits'" in text
     assert '\n# "fc1" = 10\n' in text
+
+
+def test_a_path_stands_for_its_group_and_nothing_names_one_twice(tmp_path: Path) -> None:
+    proto = models.plain((8, 8))
+    name, path, file = "/stem/conv/Conv", "stem.conv", tmp_path / "plan.toml"
+    next(node for node in proto.graph.node if node.op_type == "Conv").name = name
+    traced = trace_model(proto)
+    file.write_text(f'[groups]\n"{path}" = [0, 5]\n')
+    assert {group: kept.tolist() for group, kept in read_plan(file, traced).items()} == {name: [0, 5]}
+    assert at_counts(traced, {path: 4}) == {name: 4}
+    assert [one.group.name for one in explain(traced, path)] == [name]
+    file.write_text(f'[groups]\n"{path}" = [0, 5]\n"{name}" = 4\n')
+    with pytest.raises(NetadaptError, match="named twice"):
+        read_plan(file, traced)
+    with pytest.raises(NetadaptError, match="named twice"):
+        at_counts(traced, {path: 4, name: "0.5x"})
 
 
 def test_names_in_a_plan_survive_quotes_and_line_breaks(tmp_path: Path) -> None:
