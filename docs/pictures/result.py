@@ -16,21 +16,22 @@ from netadapt_onnx.common import charts, render
 from netadapt_onnx.reporting import adapt_charts
 from netadapt_onnx.reporting.adapt_run import AdaptRun
 
+SIZE = (640, 300)
 FOLDER = Path(__file__).resolve().parent
 
 
 def drawing(folder: Path, resource: str = "") -> str:
     """The chart as SVG for a page of any colour, with the outcome as its title."""
     run = read_run(folder)
-    if not isinstance(run, AdaptRun):
-        raise SystemExit(f"{folder} is not a run of adapt")
+    if not isinstance(run, AdaptRun) or run.result is None:
+        raise SystemExit(f"{folder} is not a finished run of adapt")
     name = resource or run.budget_resources[0]
     before, after = ({p.kind: p for p in run.points}[kind] for kind in ("original", "result"))
     accuracy = run.result.accuracy
     amounts = [render.amount(name, point.resources[name]) for point in (before, after)]
     scores = [render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after)]
     title = f"{name} {' → '.join(amounts)}, {accuracy.metric} ({accuracy.split}) {' → '.join(scores)}"
-    return charts.svg({**adapt_charts.accuracy_against(run, name), "title": title, "width": 640, "height": 300})
+    return charts.svg({**adapt_charts.accuracy_against(run, name, SIZE), "title": title})
 
 
 if __name__ == "__main__":

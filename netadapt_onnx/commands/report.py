@@ -29,6 +29,7 @@ def command(runs: tuple[Path, ...], output: Path | None, interactive: bool, over
     """Write a page about each RUN of `adapt` or `scale`: its result, every model on the way, and how to repeat it.
 
     The page needs no network and runs no script. With several RUNs it compares their models in one chart.
+    A RUN of `adapt` may still be running, or interrupted: the page shows what there is so far.
 
     \b
     Examples:  netadapt-onnx report run

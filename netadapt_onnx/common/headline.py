@@ -25,7 +25,13 @@ SAME = {
     "params": "as many parameters as before",
     "memory": "as much activation memory as before",
 }
-METRICS = {"top1": "accuracy", "agreement": "agreement with the original", "miou": "mean IoU", "r2": "R2"}
+METRICS = {
+    "top1": "accuracy",
+    "agreement": "agreement with the original",
+    "miou": "mean IoU",
+    "r2": "R2",
+    "evaluate": "score",  # by a function of the user's
+}
 
 
 class Accuracy(Protocol):

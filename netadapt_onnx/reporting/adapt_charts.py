@@ -10,6 +10,7 @@ from netadapt_onnx.common.headline import metric_name
 from netadapt_onnx.common.resources import COUNTED
 from netadapt_onnx.reporting.adapt_points import Point
 from netadapt_onnx.reporting.adapt_run import AdaptRun
+from netadapt_onnx.reporting.result_summary import budget_amount
 from netadapt_onnx.training.validation import Evaluation, best_of
 
 # The kinds of models that a run evaluated, with their colours, in the order of the legend.
@@ -30,7 +31,7 @@ def axis_title(resource: str) -> str:
 
 def accuracy_title(metric: str) -> str:
     """The title of an axis of accuracies that a search sees."""
-    return f"{metric_name(metric)} (validation)"
+    return metric_name(metric) if metric == "evaluate" else f"{metric_name(metric)} (validation)"
 
 
 def axes(run: AdaptRun, x: str, y: str, series: str, resource: str) -> charts.Spec:
@@ -54,7 +55,7 @@ def accuracy_against(run: AdaptRun, resource: str, size: tuple[int, int] = BROAD
     encoding = axes(run, x, y, "model", resource)
     encoding["color"] |= {
         "scale": {"domain": list(KINDS), "range": list(KINDS.values())},
-        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size == BROAD else 2},
+        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size > NARROW else 2},
     }
     place = {"x": encoding["x"], "y": encoding["y"]}
     path = [row for row in rows if row["model"] in ("original", "accepted")]
@@ -104,13 +105,21 @@ def _labels(
             x: point.resources[resource],
             y: point.accuracy,
             "text": point.kind
-            if size != BROAD
+            if size <= NARROW
             else f"{point.kind}: {render.amount(resource, point.resources[resource])}, "
             f"{render.score(run.metric, point.accuracy)}",
         }
         for point in points
     ]
-    mark = {"type": "text", "dy": -16, "fontSize": 13, "fontWeight": "bold", "color": charts.GREY}
+    mark = {
+        "type": "text",
+        "align": "right",
+        "dx": 9,
+        "dy": -16,
+        "fontSize": 13,
+        "fontWeight": "bold",
+        "color": charts.GREY,
+    }
     return {"data": {"values": rows}, "mark": mark, "encoding": {**place, "text": {"field": "text"}}}
 
 
@@ -121,8 +130,7 @@ def _budget_layers(run: AdaptRun, x: str, resource: str, height: int) -> list[ch
         budgets += [(one.budget, one.limit) for one in model.limits if one.budget.partition("=")[0] == resource]
     rows = []
     for text, limit in budgets:
-        asked, amount = text.partition("=")[2], render.amount(resource, limit)
-        rows.append({x: limit, "text": f"budget {asked} = {amount}" if asked.endswith("x") else f"budget {amount}"})
+        rows.append({x: limit, "text": f"budget {budget_amount(text, limit)}"})
     at = {"x": {**charts.field(x), "type": "quantitative"}}
     label = {
         "type": "text",

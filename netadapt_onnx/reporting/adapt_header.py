@@ -8,7 +8,7 @@ from netadapt_onnx.common import render
 from netadapt_onnx.common.headline import Change, difference, headline, metric_name
 from netadapt_onnx.reporting.adapt_run import VALIDATION, AdaptRun
 from netadapt_onnx.reporting.elements import card, grid, paragraph
-from netadapt_onnx.reporting.result_summary import budget_sentence, budget_state, result_headline
+from netadapt_onnx.reporting.result_summary import budget_amount, budget_sentence, budget_state, result_headline
 from netadapt_onnx.reporting.run_facts import machine, when
 from netadapt_onnx.search.result import Stopped
 
@@ -22,6 +22,8 @@ NAMES = {
 }
 # What cards show besides the resources that have a budget.
 ALWAYS = ("size", "macs")
+# The metric of runs that a function of the user's judges, and what their card says of it.
+OWN, OWN_LINE = "evaluate", ("by the function that was passed as evaluate", "")
 # Why a search ended, where its verdict does not say so.
 STOPPED: Mapping[Stopped, str] = {
     "max-iterations": "ended by --max-iterations",
@@ -60,12 +62,12 @@ def _lines(run: AdaptRun) -> list[str]:
         return [paragraph(result_headline(result), "headline"), *verdicts]
     count = len(run.steps)
     title, advice = UNFINISHED[run.state]
-    asked = ", ".join(budget.text for budget in run.budgets)
+    budgets = ", ".join(budget.text for budget in run.budgets)
     best = headline(_headline_changes(run), run.accuracy)
     last = f" The last iteration, before the final training: {best}." if best else ""
     return [
         paragraph(title.format(f"{count} iteration{'' if count == 1 else 's'}"), "headline"),
-        paragraph(f"Asked for {asked}.{last}{advice}"),
+        paragraph(f"Asked for {budgets}.{last}{advice}"),
     ]
 
 
@@ -98,6 +100,8 @@ def _cards(run: AdaptRun) -> list[str]:
     if accuracy is None:
         return cards
     before, after = (render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after))
+    if accuracy.metric == OWN:
+        return [*cards, card("Score", after, [(f"was {before}" if before != after else "as before", ""), OWN_LINE])]
     samples = (run.about.get("samples") or {}).get({VALIDATION: "val"}.get(accuracy.split, accuracy.split))
     split = f"{samples} {accuracy.split} samples" if samples else f"{accuracy.split} samples"
     lines = [(f"was {before}" if before != after else "as before", ""), (f"{accuracy.metric}, {split}", "")]
@@ -115,9 +119,7 @@ def _resource_card(run: AdaptRun, change: Change) -> str:
         lines.append(("predicted, not measured", ""))
     for limit in () if run.result is None else run.result.limits:
         if limit.budget.partition("=")[0] == change.resource and run.result is not None:
-            allowed = render.amount(change.resource, limit.limit)
-            asked = limit.budget.partition("=")[2]
-            text = f"budget {asked}{f' = {allowed}' if asked.endswith('x') else ''}: "
-            lines.append((text + budget_state(limit.met, run.result.stopped), _kind(limit.met)))
+            state = budget_state(limit.met, run.result.stopped)
+            lines.append((f"budget {budget_amount(limit.budget, limit.limit)}: {state}", _kind(limit.met)))
     title = NAMES.get(kind, kind) + (f" on {device}" if device else "")
     return card(title, render.amount(change.resource, change.after), [line for line in lines if line[0]])

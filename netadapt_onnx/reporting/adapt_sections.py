@@ -91,6 +91,8 @@ def _accuracy_charts(run: AdaptRun, draw: Draw) -> list[tuple[str, list[str]]]:
             adapt_charts.accuracy_against(run, name, size) for size in (adapt_charts.BROAD, adapt_charts.NARROW)
         )
         text = ACCURACY.format(resource=name if not render.is_counted(name) else "cost")
+        if run.accuracy is not None and run.accuracy.split == "test":
+            text += " The accuracy in the headline is on test samples, which no search has seen."
         content = [draw(broad, "broad", label), draw(narrow, "narrow", label), paragraph(text, "soft")]
         shown.append((f"Accuracy against {name}", content))
     return shown

@@ -14,26 +14,16 @@ from netadapt_onnx.reporting.elements import folded, paragraph, section, table
 from netadapt_onnx.reporting.page import Draw
 from netadapt_onnx.reporting.result_summary import budget_state
 from netadapt_onnx.reporting.scale_run import ScaleRun
+from netadapt_onnx.search.result import TargetResult
 
 AnyRun = AdaptRun | ScaleRun
 SEARCHED, FINISHED = "before the final training", "after the final training"
-HEADERS = [
-    "run",
-    "budget",
-    "state",
-    "original (validation)",
-    SEARCHED,
-    FINISHED,
-    "reported: before",
-    "after",
-    "cost",
-    "work",
-    "time",
-]
+HEADERS = ["run", "budget", "state", "original", SEARCHED, FINISHED, "reported: before → after", "cost", "work"]
 EXPLAINED = (
-    "Lines join the best models that each search found before the final training (or, for a run of `scale`, the "
-    "trained networks); large points are results, after it. Vertical lines are the budgets, in the colour of their "
-    "run. The accuracies that are reported are on the samples that no search has seen, if the data have such."
+    "Lines join the best models that each search found before the final training; large points are results, after it "
+    "(or the trained networks of a run of `scale`). Vertical lines are the budgets, in the colour of their run. "
+    "Accuracies are on validation samples; those that are reported are on samples that no search has seen, if the data "
+    "have such."
 )
 
 
@@ -128,43 +118,39 @@ def _adapt_rows(run: AdaptRun) -> list[list[object]]:
     if run.result is None:
         budgets = ", ".join(budget.text for budget in run.budgets)
         so_far = render.score(run.metric, run.steps[-1].accepted.accuracy) if run.steps else ""
-        return [[run.name, budgets, run.state, first, so_far, "", "", "", "", f"{len(run.steps)} iterations", ""]]
-    rows: list[list[object]] = []
-    for model in run.result.models:
-        searched = next((s.accepted.accuracy for s in run.steps if s.iteration == model.iterations), None)
-        metric, accuracy = run.metric, model.accuracy
-        rows.append(
-            [
-                run.name,
-                model.budget,
-                budget_state(model.met, model.stopped),
-                first,
-                "" if searched is None else render.score(metric, searched),
-                render.score(metric, model.validation),
-                f"{render.score(accuracy.metric, accuracy.before)} ({accuracy.split})",
-                render.score(accuracy.metric, accuracy.after),
-                ", ".join(render.amount(one.budget.partition("=")[0], one.value) for one in model.limits),
-                f"{model.iterations} iterations",
-                f"{run.result.seconds:.0f} s" if model is run.result.models[-1] else "",
-            ]
-        )
-    return rows
+        return [[run.name, budgets, run.state, first, so_far, "", "", "", f"{len(run.steps)} iterations"]]
+    return [_target_row(run, model, first, run.result.seconds) for model in run.result.models]
+
+
+def _target_row(run: AdaptRun, model: TargetResult, original: str, seconds: float) -> list[object]:
+    searched = next((step.accepted.accuracy for step in run.steps if step.iteration == model.iterations), None)
+    accuracy = model.accuracy
+    before, after = (render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after))
+    return [
+        run.name,
+        model.budget,
+        budget_state(model.met, model.stopped),
+        original,
+        "" if searched is None else render.score(run.metric, searched),
+        render.score(run.metric, model.validation),
+        f"{before} → {after} ({accuracy.split})",
+        ", ".join(render.amount(one.budget.partition("=")[0], one.value) for one in model.limits),
+        f"{model.iterations} iterations, {seconds:.0f} s",
+    ]
 
 
 def _scale_rows(run: ScaleRun) -> list[list[object]]:
-    return [
-        [
-            run.name,
-            f"{network.target} {network.method}",
-            "",
-            "",
-            "",
-            "",
-            "",
-            "" if network.accuracy is None else render.score(network.accuracy.metric, network.accuracy.mean),
-            render.count(network.resources.params) + " params",
-            "none" if network.accuracy is None else f"{len(network.accuracy.values)} trainings",
-            f"{run.result.seconds:.0f} s" if network is run.result.models[0] else "",
-        ]
-        for network in run.result.models
-    ]
+    rows: list[list[object]] = []
+    for network in run.result.models:
+        accuracy = network.accuracy
+        rows.append(
+            [
+                run.name,
+                f"{network.target} {network.method}",
+                *[""] * 4,
+                "not trained" if accuracy is None else render.score(accuracy.metric, accuracy.mean),
+                render.count(network.resources.params) + " params",
+                "" if accuracy is None else f"{len(accuracy.values)} trainings, {run.result.seconds:.0f} s in all",
+            ]
+        )
+    return rows

@@ -10,7 +10,7 @@ from netadapt_onnx.common.escape import escape
 # A table with more rows than this is folded, below a line that says what it holds.
 MOST_ROWS = 24
 # A name with more characters than this needs room.
-LONG_NAME = 10
+LONG_NAME = 16
 
 
 class Html(str):

@@ -77,6 +77,13 @@ def budget_sentence(limit: Limit, stopped: str) -> str:
     return f"{limit.budget} {state}: {value}, {allowed} allowed"
 
 
+def budget_amount(budget: str, limit: float) -> str:
+    """What a budget allows, with the unit: `0.6x = 0.401 ms`, or `12 ms` where it was given so."""
+    name, _, value = budget.partition("=")
+    allowed = render.amount(name, limit)
+    return f"{value} = {allowed}" if value.endswith("x") else allowed
+
+
 def budget_state(met: bool | None, stopped: str) -> str:
     """Whether a budget was met, in words."""
     return UNJUDGED if met is None and stopped == "could-not-judge" else STATES[met]

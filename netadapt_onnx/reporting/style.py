@@ -30,7 +30,7 @@ p.command { font: 0.85rem/1.5 ui-monospace, monospace; background: var(--card); 
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1rem 2rem;
   align-items: start; }
 figure { margin: 1rem 0; } figure svg { display: block; width: 100%; height: auto; } figure.narrow { display: none; }
-figure.plain svg { max-width: 44rem; }
+figure .vega-embed { display: block; width: 100%; }
 figure .role-axis-label text, figure .role-axis-title text, figure .role-legend-label text,
 figure .role-title-text text { fill: var(--soft); }
 figure .role-mark text { fill: var(--ink); paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }

@@ -67,6 +67,7 @@ def test_exact_amounts_change_by_a_percentage(change: Change, words: str) -> Non
         (Scores(1.0, 0.973, "agreement"), "agreement with the original 97.3%"),
         (Scores(0.71, 0.71, "miou"), "mean IoU 71.0% as before"),
         (Scores(0.98, 0.95, "r2"), "R2 0.95, was 0.98"),
+        (Scores(3.0, 2.0, "evaluate"), "score 2, was 3"),
         (Scores(3.0, 2.0, "bleu"), "bleu 2, was 3"),
     ],
 )

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 # Where screenshots go, to be looked at.
 PICTURES = os.environ.get("NETADAPT_SCREENSHOTS")
-WIDTHS = (1280, 390)
+WIDTHS = (1280, 768, 390)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,21 @@ def picture(driver: Any, name: str) -> None:
         Path(PICTURES, f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
+def shown(driver: Any, selector: str) -> bool:
+    """Whether the first element of a kind takes any room."""
+    return bool(driver.execute_script(f"return document.querySelector('{selector}').getBoundingClientRect().width"))
+
+
+def assert_cut_only_where_it_is_seen(driver: Any) -> None:
+    """Whatever is wider than the page scrolls, with a shadow at the edge that cuts it."""
+    silent = driver.execute_script(
+        "return [...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().width)"
+        ".filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible')"
+        ".filter(e => !getComputedStyle(e).backgroundAttachment.includes('local')).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert silent == []
+
+
 @pytest.fixture(scope="module")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scaled(tmp_path_factory.mktemp("sizes"))
@@ -106,13 +121,15 @@ def test_a_report_is_whole_and_quiet(browser: Any, run: Path, width: int) -> Non
     assert opened(browser, page, width) == [page.as_uri()]
     assert browser.get_log("browser") == []
     sizes = browser.execute_script(
-        "return [...document.querySelectorAll('figure > svg')].map(s => [s.getBoundingClientRect().width, "
-        "s.querySelectorAll('path, text').length])"
+        "return [...document.querySelectorAll('figure > svg')].filter(s => s.getBoundingClientRect().width)"
+        ".map(s => [s.getBoundingClientRect().width, s.querySelectorAll('path, text').length])"
     )
-    assert len(sizes) >= 2
-    assert all(wide > 300 and marks > 5 for wide, marks in sizes), sizes
+    assert sizes and all(wide > 300 and marks > 5 for wide, marks in sizes), sizes
+    assert sizes[0][0] > 0.85 * width, "the first chart fills the page"
+    assert shown(browser, "figure.broad") == (width > 640) and shown(browser, "figure.narrow") == (width <= 640)
     assert browser.execute_script("return document.images.length") == 0, "a name became an element"
-    # Charts and tables scroll within themselves, the page does not.
+    assert_cut_only_where_it_is_seen(browser)
+    # Tables scroll within themselves, the page does not.
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     data = browser.execute_script("return JSON.parse(document.getElementById('data').textContent)")
     assert EVIL in data["runs"][0]["result"]["groups"]
@@ -147,11 +164,28 @@ def test_an_interactive_report_answers_to_the_mouse(browser: Any, run: Path, tmp
     count = len(browser.find_elements(By.TAG_NAME, "figure"))
     WebDriverWait(browser, 30).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, "figure .vega-embed")) == count)
     assert browser.get_log("browser") == []
-    point = browser.find_element(By.CSS_SELECTOR, "figure .mark-symbol path")
+    point = browser.find_element(By.CSS_SELECTOR, "figure .mark-symbol.role-mark path")
     ActionChains(browser).scroll_to_element(point).move_to_element(point).perform()
-    WebDriverWait(browser, 10).until(lambda d: "accuracy" in d.find_element(By.ID, "vg-tooltip-element").text)
+    WebDriverWait(browser, 10).until(lambda d: "score" in d.find_element(By.ID, "vg-tooltip-element").text)
     picture(browser, "live")
     assert browser.execute_script("return document.images.length") == 0
+
+
+def test_the_page_of_a_run_that_is_on_loads_itself_again(browser: Any, run: Path, tmp_path: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    from netadapt_onnx.api.report import write_report
+    from netadapt_onnx.reporting import page as pages
+
+    copy = shutil.copytree(run, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "RELOAD_S", 1)
+        write_report(copy, live=True)
+    assert opened(browser, copy / "report.html") == [(copy / "report.html").as_uri()]
+    assert "MACs" in browser.find_element("css selector", "p.headline").text
+    (copy / "result.json").unlink()
+    write_report(copy)
+    WebDriverWait(browser, 20).until(lambda d: "Interrupted" in d.find_element("css selector", "p.headline").text)
 
 
 def test_a_comparison_is_quiet_too(browser: Any, run: Path, tmp_path: Path) -> None:

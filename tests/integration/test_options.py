@@ -135,6 +135,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "gpus": ("0", "0"),
     "job_timeout": ("1h", "1h"),
     "resume": ("", True),
+    "live": ("", True),
     "table": ("t.jsonl", ("t.jsonl",)),
     "table_models": ("24", 24),
     "force": ("", True),

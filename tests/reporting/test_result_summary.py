@@ -7,7 +7,7 @@ from pathlib import Path
 
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.metrics import AccuracyChange
-from netadapt_onnx.reporting.result_summary import budget_sentence, result_headline
+from netadapt_onnx.reporting.result_summary import budget_amount, budget_sentence, result_headline
 from netadapt_onnx.search.result import Compared, Deployed, Latency, Limit, SearchResult
 
 BEFORE, AFTER = Resources(1000, 40_000_000, 1_000_000, 8000), Resources(500, 20_000_000, 390_000, 8000)
@@ -56,6 +56,11 @@ def test_energy_is_said_with_its_unit() -> None:
     energy = Compared(8.0, 6.0, (5.9, 6.1), 0.75, (0.74, 0.76), 6.0, 5)
     result = replace(RESULT, latencies={}, measured={"energy": energy}, limits=(Limit("energy=0.8x", 6.4, 6.1, True),))
     assert result_headline(result).startswith("25% less energy (6 mJ, was 8), 61% smaller")
+
+
+def test_a_budget_is_said_in_its_unit() -> None:
+    assert budget_amount("latency@pi=0.6x", 46.8) == "0.6x = 46.8 ms"
+    assert budget_amount("size=4MB", 4e6) == "4 MB"
 
 
 def test_verdicts_name_what_was_compared() -> None:
