@@ -34,7 +34,8 @@ NOTICE = "<!-- Made by docs/reference.py (make docs): edit the program's own tex
 # In the order of a user's work.
 NAMES = (
     *("load", "inspect", "measure_latency", "profile", "prune", "evaluate", "adapt", "restore", "report"),
-    *("finetune", "scale", "export", "export_module", "gate", "diff", "DataSource", "NetadaptError"),
+    *("finetune", "scale", "export", "export_module", "to_torch", "from_torch", "slice_state_dict", "gate", "diff"),
+    *("DataSource", "NetadaptError"),
 )
 
 
