@@ -14,8 +14,8 @@ from netadapt_onnx.api.adapt import adapt
 from netadapt_onnx.api.evaluate import evaluate
 from netadapt_onnx.api.export import export_module
 from netadapt_onnx.api.profile import profile
-from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.api.prune import prune
+from netadapt_onnx.common.missing_files import missing_file
 from netadapt_onnx.common.options import File
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.errors import NetadaptError, require_package
