@@ -1,7 +1,7 @@
 """The command line's frame: it finds the command, runs it, and turns whatever happens into streams and an exit code.
 
-Exit codes: 0: target met; 1: ran, target not met; 2: error; 130: interrupted. With `--json` stdout holds exactly one
-document, whatever happens.
+Exit codes: 0: success, 1: ran, target not met, 2: error, 130: interrupted. With `--json` stdout holds
+exactly one document, whatever happens.
 """
 
 from __future__ import annotations

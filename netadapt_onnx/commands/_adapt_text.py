@@ -18,13 +18,19 @@ if TYPE_CHECKING:
     from netadapt_onnx.search.netadapt import Step
     from netadapt_onnx.search.result import AdaptResult, Deployed, DryRun, Latency
 
+# A residual branch is a group that has one channel, or none.
+BRANCH = {0: "removed", 1: "kept"}
 BEFORE_TRAINING = "* on held-out samples, before the final training"
 
 
 def plan_text(planned: DryRun, follow: str) -> str:
     """The proposals of the first iteration, the options that they follow from, and the command that runs it."""
     rows = [
-        [p.group, *p.channels, *(render.amount(name, value) for name, value in p.resources.items())]
+        [
+            p.group,
+            *(BRANCH[n] if p.channels == (1, 0) else n for n in p.channels),
+            *(render.amount(name, value) for name, value in p.resources.items()),
+        ]
         for p in planned.proposals
     ]
     parts = [
@@ -152,9 +158,9 @@ def _marks(result: AdaptResult) -> dict[int, str]:
 def _change(step: Step, earlier: Step | None, groups: Mapping[str, object]) -> Sequence[str]:
     """The group that a step changed with its channels before and after; both groups of a swap, a line each."""
     changes = step.changes({} if earlier is None else earlier.widths)
-    branches, words = step.widths.keys() - groups.keys(), {0: "removed", 1: "kept"}
+    branches = step.widths.keys() - groups.keys()
     rows = [
-        (name, *(words[n] if name in branches else str(n) for n in (before, after)))
+        (name, *(BRANCH[n] if name in branches else str(n) for n in (before, after)))
         for name, (before, after) in changes.items()
     ]
     return ["\n".join(column) for column in zip(*rows, strict=True)]

@@ -59,9 +59,9 @@ class Profile(SectionedCommand):
 @declared(ProfileOptions, {"time_cap_s": {"type": click.STRING, "default": "100s", "callback": seconds}})
 @common
 def command(model: Path, table: Path, data: DataSource | None, **options: Any) -> CommandResult:
-    """Time random-width versions of MODEL on a device and write a table that predicts the latency of any width.
+    """Measure a device: time random-width versions of MODEL there, and write a latency table that predicts any width.
 
-    For a device that this machine cannot reach: `profile bundle --help` and `profile import --help`.
+    For a device that this machine cannot reach see `profile bundle --help` and `profile import --help`.
 
     \b
     Examples:  netadapt-onnx profile model.onnx --table cpu.jsonl --validate 10
@@ -93,12 +93,14 @@ def _kept(table: Path, overwrite: bool) -> str:
 def _circumstances(result: ProfileResult) -> list[str]:
     """How many versions were measured how well, and on how steady a device."""
     rest = result.versions - result.precise
-    text = f"{result.versions} versions measured ({result.stopped}), {result.precise} of them until 1% precise"
+    text = f"{result.versions} random-width versions were timed ({result.stopped}); {result.precise} are known to 1%"
     if rest:
-        text += f", {rest} until their rounds or their share of the time were used up"
+        text += f", {rest} less precisely, because their share of the time was used up"
     lines = [text]
     if result.drift > DRIFT and not result.disturbance.busy:
-        lines.append(f"the device changed its speed by {result.drift:.0%} meanwhile; an idle one measures better")
+        lines.append(
+            f"the device changed its speed by {result.drift:.0%} meanwhile; measure again when it is idle and cool"
+        )
     return lines
 
 
@@ -138,7 +140,7 @@ def _measured_by(options: Mapping[str, Any]) -> list[object]:
 
 def _text(result: ProfileResult, model: Path, logged: Sequence[str], follow: str, seen: Sequence[str] = ()) -> str:
     lines = [
-        f"{result.table}: {result.cells} cells in {result.seconds:.0f} s on {result.device['cpu']}, "
+        f"{result.table}: {result.cells} cells, measured in {result.seconds:.0f} s on {result.device['cpu']}, provider "
         f"{result.device['ep']}, threads: {result.device['threads']}",
         _takes(result, model, seen),
         *(note for note in result.notes if note not in logged),
@@ -146,13 +148,13 @@ def _text(result: ProfileResult, model: Path, logged: Sequence[str], follow: str
     if result.validation is not None:
         v = result.validation
         lines.append(
-            f"{v.n} unseen widths predicted within {render.percent(v.mape)} on average, 95% of them within "
-            f"{render.percent(v.p95)}, the worst {render.percent(v.max)}; fresh sessions of one model differ by "
-            f"{render.percent(v.repeatability)}; rank correlation {v.kendall:.3f}; "
+            f"validation on {v.n} other widths: predictions are off by {render.percent(v.mape)} on average, by at most "
+            f"{render.percent(v.p95)} for 95% of them, by {render.percent(v.max)} for the worst; timings of one model "
+            f"differ by {render.percent(v.repeatability)}; rank correlation {v.kendall:.3f}; "
             f"{render.percent(v.covered)} are within the error that the table expects"
         )
         kinds = (f"{kind} {render.percent(e.mape)} (worst {render.percent(e.max)})" for kind, e in v.kinds.items())
-        lines.append(f"by kind of version: {', '.join(kinds)}")
+        lines.append(f"by kind of width: {', '.join(kinds)}")
     lines[1:1] = _circumstances(result)
     for title, parts in (("layer", result.layers), ("group", result.groups)):
         if parts:
