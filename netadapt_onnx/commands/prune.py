@@ -82,7 +82,9 @@ def _follow(
 
     if output is None:
         return f"next: {again('-o', unused_path(Path('pruned.onnx')))}"
-    if data is not None and not isinstance(result, UntrainableResult):
+    if isinstance(result, UntrainableResult):
+        return ""
+    if data is not None:
         # States that were cut have other sizes than the original's, which then cannot teach them.
         teacher = () if has_cut_states else ("--teacher", model)
         words = [output, *teacher, *data.flags, "-o", unused_path(Path("tuned.onnx"))]
@@ -102,7 +104,7 @@ def _text(result: PruneResult, proven: bool, follow: str) -> str:
     if result.note:
         parts.append(result.note)
     if result.model is not None:
-        parts.append(f"wrote {result.model}\n{follow}")
+        parts.append(f"wrote {result.model}\n{follow}".rstrip())
     elif proven:
         parts.append(follow)
     return "\n\n".join(parts)

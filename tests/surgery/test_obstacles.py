@@ -104,8 +104,7 @@ def test_layers_behind_a_custom_operator_have_one_error_with_its_name(
     small = tmp_path / "small.onnx"
     assert run([*command, "-o", str(small)]) == 0
     shown = capsys.readouterr().out
-    assert "not proven: onnxruntime has no my.pictures::Decode" in shown
-    assert run(shlex.split(shown.partition("next: netadapt-onnx ")[2])) == 0
+    assert "not proven: onnxruntime has no my.pictures::Decode" in shown and "next:" not in shown
     assert run(["inspect", str(small)]) == 0  # whose file says what the operator puts out
 
 
