@@ -93,6 +93,7 @@ def _row(parameter: Parameter) -> list[str]:
 def python() -> str:
     """Every public function and class with its signature, what it does, an example, and what it returns."""
     index = " · ".join(f"[{name}](#{name.lower()})" for name in NAMES)
+    rows = [NAMES[i : i + 8] for i in range(0, len(NAMES), 8)]  # lines that the formatter leaves alone
     head = [
         "# Reference: Python",
         NOTICE,
@@ -102,8 +103,7 @@ def python() -> str:
         "`data.npz`, and `net.py` with a PyTorch network. Editors and type checkers know the options that a function "
         "takes as `**options`.",
         index,
-        f"```pycon\n>>> from netadapt_onnx import {', '.join(NAMES[:8])}\n"
-        f">>> from netadapt_onnx import {', '.join(NAMES[8:])}\n```",
+        "```pycon\n" + "".join(f">>> from netadapt_onnx import {', '.join(row)}\n" for row in rows) + "```",
     ]
     return "\n\n".join([*head, *(_public(name) for name in NAMES)]) + "\n"
 
