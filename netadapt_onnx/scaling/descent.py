@@ -26,7 +26,7 @@ from netadapt_onnx.training.settings import Settings
 LARGEST_PART = 150
 # The paper trains for 50 batches between two removals, a quarter of an epoch of its data. Smaller data are seen as
 # often: on 1,200 pictures 50 batches are ten epochs, with which fifteen iterations of the demo's network take hours.
-BATCHES, EPOCH_SHARE, LEAST_BATCHES = 50, 0.25, 2
+BATCHES, EPOCH_SHARE = 50, 0.25
 # The paper divides the learning rate of pruning by LR_DECAY every DECAY_EPOCHS epochs.
 LR_DECAY, DECAY_EPOCHS = 1.5, 10
 
@@ -52,7 +52,7 @@ class DescentSchedule:
 
     def usual_batches(self, samples: int) -> int:
         """How many batches pass between two removals where nobody says: as large a share of an epoch as the paper's."""
-        return min(BATCHES, max(LEAST_BATCHES, round(EPOCH_SHARE * samples / self.batch_size)))
+        return min(BATCHES, max(1, round(EPOCH_SHARE * samples / self.batch_size)))
 
 
 def descend(
