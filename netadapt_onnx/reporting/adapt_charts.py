@@ -17,6 +17,8 @@ from netadapt_onnx.training.validation import Evaluation, best_of
 KINDS = {"original": "#4c78a8", "proposal": "#9aa0a6", "accepted": "#e45756", "result": "#2a9d55"}
 UNITS = {"latency": "ms", "size": "bytes", "memory": "bytes", "energy": "mJ"}
 BUDGET = "#c2185b"
+# How an axis writes shares, as percentages with the digits that its ticks need; room above and below points, in px.
+SHARES, PADDING = "~%", 12
 # An axis of epochs has a tick for each of so many.
 MOST_TICKS = 12
 # Width and height of the chart that a page begins with, on a wide screen and on a phone; and of those side by side.
@@ -35,12 +37,12 @@ def accuracy_title(metric: str) -> str:
 
 
 def axes(run: AdaptRun, x: str, y: str, series: str, resource: str) -> charts.Spec:
-    """Axes of a resource and of an accuracy, in their units, with the legend above."""
+    """Axes of a resource and of an accuracy, in their units."""
     encoding = charts.axes(x, y, series, ())
     if resource in COUNTED:
         encoding["x"]["axis"]["format"] = "~s"
     if render.score(run.metric, 0.5).endswith("%"):
-        encoding["y"]["axis"]["format"] = ".0%"
+        encoding["y"]["axis"]["format"] = SHARES
     return encoding
 
 
@@ -55,8 +57,9 @@ def accuracy_against(run: AdaptRun, resource: str, size: tuple[int, int] = BROAD
     encoding = axes(run, x, y, "model", resource)
     encoding["color"] |= {
         "scale": {"domain": list(KINDS), "range": list(KINDS.values())},
-        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size > NARROW else 2},
+        "legend": {"orient": "bottom", "title": None, "symbolOpacity": 1, "columns": 4 if size > NARROW else 2},
     }
+    encoding["y"]["scale"] |= {"padding": PADDING}
     place = {"x": encoding["x"], "y": encoding["y"]}
     path = [row for row in rows if row["model"] in ("original", "accepted")]
     line = {"type": "line", "strokeDash": [4, 3], "color": "gray", "opacity": 0.7}
