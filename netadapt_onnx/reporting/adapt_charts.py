@@ -36,6 +36,11 @@ def accuracy_title(metric: str) -> str:
     return metric_name(metric) if metric == "evaluate" else f"{metric_name(metric)} (validation)"
 
 
+def ranking_title(run: AdaptRun) -> str:
+    """What proposals are ranked by, and what tells the best state of a training."""
+    return "outputs explained (validation)" if run.ranks_by_outputs else accuracy_title(run.metric)
+
+
 def axes(run: AdaptRun, x: str, y: str, series: str, resource: str) -> charts.Spec:
     """Axes of a resource and of an accuracy, in their units."""
     encoding = charts.axes(x, y, series, ())
@@ -52,7 +57,7 @@ def accuracy_against(run: AdaptRun, resource: str, size: tuple[int, int] = BROAD
     The original and the result are labelled, with their amounts where there is room.
     """
     x, y = axis_title(resource), accuracy_title(run.metric)
-    points = [point for point in run.points if resource in point.resources]
+    points = [point for point in run.drawn_points if resource in point.resources]
     rows = [_row(point, x, y, resource) for point in points]
     encoding = axes(run, x, y, "model", resource)
     encoding["color"] |= {
@@ -238,7 +243,7 @@ def training_accuracy(run: AdaptRun) -> charts.Spec | None:
     """Validation accuracy during the final training, the state that was kept marked; None without evaluations."""
     if len(run.evaluations) < 2:
         return None
-    x, y = "training step", accuracy_title(run.metric)
+    x, y = "training step", ranking_title(run)
     best = best_of(run.evaluations)
 
     def row(one: Evaluation) -> dict[str, object]:
@@ -260,7 +265,7 @@ def training_accuracy(run: AdaptRun) -> charts.Spec | None:
             "encoding": encoding,
         },
     ]
-    return _sized(charts.layered(rows, "Accuracy during the final training", layers), SMALL)
+    return _sized(charts.layered(rows, "The model during the final training", layers), SMALL)
 
 
 def training_loss(run: AdaptRun) -> charts.Spec | None:

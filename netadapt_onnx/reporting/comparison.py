@@ -73,7 +73,8 @@ def pareto_fronts(runs: Sequence[AnyRun], resource: str, size: tuple[int, int] =
 
 def _front_rows(run: AnyRun, resource: str, x: str, y: str) -> list[dict[str, Any]]:
     """The best models of a run before, and those after the final training."""
-    points = [point for point in run.points if resource in point.resources]
+    drawn = run.drawn_points if isinstance(run, AdaptRun) else run.points
+    points = [point for point in drawn if resource in point.resources]
     rows = []
     for stage in (SEARCHED, FINISHED):
         of_stage = [point for point in points if (point.kind == "result") == (stage == FINISHED)]
