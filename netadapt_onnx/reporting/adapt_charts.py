@@ -64,7 +64,7 @@ def accuracy_against(run: AdaptRun, resource: str, size: tuple[int, int] = BROAD
         "scale": {"domain": list(KINDS), "range": list(KINDS.values())},
         "legend": {"orient": "bottom", "title": None, "symbolOpacity": 1, "columns": 4 if size > NARROW else 2},
     }
-    encoding["y"]["scale"] |= {"padding": PADDING}
+    encoding["y"]["scale"] |= {"padding": PADDING, "nice": False}
     place = {"x": encoding["x"], "y": encoding["y"]}
     path = [row for row in rows if row["model"] in ("original", "accepted")]
     line = {"type": "line", "strokeDash": [4, 3], "color": "gray", "opacity": 0.7}
