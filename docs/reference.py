@@ -34,7 +34,17 @@ NOTICE = "<!-- Made by docs/reference.py (make docs): edit the program's own tex
 # In the order of a user's work.
 NAMES = (
     *("load", "inspect", "profile", "prune", "evaluate", "adapt", "restore", "report", "finetune", "scale"),
-    *("export", "export_module", "gate", "diff", "DataSource", "NetadaptError"),
+    *(
+        "export",
+        "export_module",
+        "to_torch",
+        "from_torch",
+        "slice_state_dict",
+        "gate",
+        "diff",
+        "DataSource",
+        "NetadaptError",
+    ),
 )
 
 
@@ -92,6 +102,7 @@ def _row(parameter: Parameter) -> list[str]:
 def python() -> str:
     """Every public function and class with its signature, what it does, an example, and what it returns."""
     index = " · ".join(f"[{name}](#{name.lower()})" for name in NAMES)
+    rows = [NAMES[i : i + 8] for i in range(0, len(NAMES), 8)]  # lines that the formatter leaves alone
     head = [
         "# Reference: Python",
         NOTICE,
@@ -101,8 +112,7 @@ def python() -> str:
         "`data.npz`, and `net.py` with a PyTorch network. Editors and type checkers know the options that a function "
         "takes as `**options`.",
         index,
-        f"```pycon\n>>> from netadapt_onnx import {', '.join(NAMES[:8])}\n"
-        f">>> from netadapt_onnx import {', '.join(NAMES[8:])}\n```",
+        "```pycon\n" + "".join(f">>> from netadapt_onnx import {', '.join(row)}\n" for row in rows) + "```",
     ]
     return "\n\n".join([*head, *(_public(name) for name in NAMES)]) + "\n"
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.evaluate import evaluate
     from netadapt_onnx.api.export import export, export_module
     from netadapt_onnx.api.finetune import finetune
+    from netadapt_onnx.api.from_torch import from_torch
     from netadapt_onnx.api.gate import gate
     from netadapt_onnx.api.inspect import inspect
     from netadapt_onnx.api.profile import profile
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from netadapt_onnx.api.report import report
     from netadapt_onnx.api.restore import restore
     from netadapt_onnx.api.scale import scale
+    from netadapt_onnx.api.slice_state_dict import slice_state_dict
+    from netadapt_onnx.api.to_torch import to_torch
     from netadapt_onnx.data.source import DataSource
     from netadapt_onnx.errors import NetadaptError
     from netadapt_onnx.graph.model import load
@@ -38,6 +41,7 @@ _HOMES = {
     "export": "api.export",
     "export_module": "api.export",
     "finetune": "api.finetune",
+    "from_torch": "api.from_torch",
     "gate": "api.gate",
     "inspect": "api.inspect",
     "load": "graph.model",
@@ -46,6 +50,8 @@ _HOMES = {
     "report": "api.report",
     "restore": "api.restore",
     "scale": "api.scale",
+    "slice_state_dict": "api.slice_state_dict",
+    "to_torch": "api.to_torch",
 }
 
 __all__ = [
@@ -58,6 +64,7 @@ __all__ = [
     "export",
     "export_module",
     "finetune",
+    "from_torch",
     "gate",
     "inspect",
     "load",
@@ -66,6 +73,8 @@ __all__ = [
     "report",
     "restore",
     "scale",
+    "slice_state_dict",
+    "to_torch",
 ]
 
 

@@ -41,6 +41,7 @@ from netadapt_onnx.surgery.obstacles import cost_at, notes, require_prunable
 from netadapt_onnx.surgery.plan import plan_of, read_plan, read_removed
 from netadapt_onnx.surgery.residual_branches import check_branches, prove_removal, rewired, traced_without
 from netadapt_onnx.surgery.resize import resize
+from netadapt_onnx.surgery.tensor_slices import lost_constants, state_slices
 from netadapt_onnx.surgery.trace import Trace, trace_model
 from netadapt_onnx.surgery.verify.prove import Verification, verify
 
@@ -185,7 +186,8 @@ def _prune(source: Model, original: Trace, output: File | None, options: PruneOp
     written = None
     if output is not None and (proof is None or proof.exact):
         written = save(small, output, metadata=metadata, overwrite=options.overwrite, planned=interface)
-        write_atomically(plan_file(written), plan_of(cut.kept, removed).encode())
+        slices = state_slices(trace, cut.kept, lost_constants(original, trace))
+        write_atomically(plan_file(written), plan_of(cut.kept, removed, slices).encode())
     groups = {g.name: (g.channels, len(cut.kept.get(g.name, range(g.channels)))) for g in trace.prunable}
     after = cost_model(sizes).to_resources(file_bytes(small) if written is None else written.stat().st_size)
     lines = _notes(trace, cut, removed, proof)

@@ -86,7 +86,7 @@ class Candidates:
         self._criterion = criterion_on(options.criterion_for(has_inputs=train is not None), train, options.seed)
         self._original = BaseModel(prepared.trace, {})
         self._selector = ChannelSelector(self._original, prepared.branches, self._criterion)
-        self._files = IterationFiles(context.run)
+        self._files = IterationFiles(context.run, prepared.trace)
         self._worker_context = WorkerContext(
             self._original,
             context.evaluator,

@@ -19,6 +19,8 @@ from netadapt_onnx.search.run_directory.file_names import KEPT_FILE, MODEL_FILE,
 from netadapt_onnx.search.run_directory.journal import AGAIN
 from netadapt_onnx.search.run_directory.run import Run
 from netadapt_onnx.surgery.plan import plan_of
+from netadapt_onnx.surgery.tensor_slices import lost_constants, state_slices
+from netadapt_onnx.surgery.trace import Trace
 
 
 class KeptChannels(msgspec.Struct, frozen=True):
@@ -42,9 +44,10 @@ class KeptChannels(msgspec.Struct, frozen=True):
 class IterationFiles:
     """Writes and reads the files of a run's iterations, all of which its journal seals."""
 
-    def __init__(self, run: Run) -> None:
-        """Keep the files in the directory of `run`."""
+    def __init__(self, run: Run, original: Trace) -> None:
+        """Keep the files in the directory of `run`, whose model is `original`."""
         self._run = run
+        self._original = original
 
     def has_model(self, iteration: int) -> bool:
         """Whether the model of an iteration is on the disk, as this run wrote it."""
@@ -65,7 +68,9 @@ class IterationFiles:
             cut.base.trained,
         )
         planned = {name: indices for name, indices in cut.kept.items() if name in cut.groups}
-        self._write(iteration, kept, plan_of(planned, cut.base.removed).encode(), proto, interface)
+        slices = state_slices(self._original, planned, lost_constants(self._original, cut.base.trace))
+        plan = plan_of(planned, cut.base.removed, slices)
+        self._write(iteration, kept, plan.encode(), proto, interface)
 
     def write_trained(self, source: int, iteration: int, proto: onnx.ModelProto, interface: Interface) -> None:
         """Write the trained model of iteration `source` as an iteration of its own."""

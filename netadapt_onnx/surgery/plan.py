@@ -17,6 +17,8 @@ from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.groups import Group
+from netadapt_onnx.surgery.plan_state_dict import digest_of, parsed, written
+from netadapt_onnx.surgery.tensor_slices import StateSlices
 from netadapt_onnx.surgery.trace import Trace
 
 HEADER = """\
@@ -41,11 +43,23 @@ def _template_lines(group: Group) -> str:
     return f"\n# cannot be pruned: {escape_joined(group.reason or '')}\n# {name} = {group.channels}\n"
 
 
-def plan_of(keep: KeptIndices, removed: Collection[str] = ()) -> str:
-    """Write the plan of a cut: what each group keeps, in the model without the branches `removed`."""
-    lines = [f"{toml_string(name)} = {np.asarray(indices).tolist()}\n" for name, indices in keep.items()]
+def plan_of(keep: KeptIndices, removed: Collection[str] = (), slices: StateSlices | None = None) -> str:
+    """Write the plan of a cut: what each group keeps, in the model without the branches `removed`, and each tensor."""
+    groups = {name: np.asarray(indices).tolist() for name, indices in keep.items()}
+    lines = [f"{toml_string(name)} = {indices}\n" for name, indices in groups.items()]
     branches = f"\n[branches]\nremoved = [{', '.join(map(toml_string, sorted(removed)))}]\n" if removed else ""
-    return HEADER + branches + "\n[groups]\n" + "".join(lines)
+    section = "" if slices is None else "\n" + written(slices, digest_of(groups, list(removed)))
+    return HEADER + branches + "\n[groups]\n" + "".join(lines) + section
+
+
+def read_state_slices(file: Path) -> StateSlices:
+    """Read what stays of each tensor of the original model.
+
+    Raises:
+        NetadaptError: For a file that is no plan, and for one that does not say it, or said it before it was edited.
+    """
+    content = _content(file)
+    return parsed(file, content, digest_of(content["groups"], list(read_removed(file))))
 
 
 def read_removed(file: Path) -> tuple[str, ...]:
@@ -101,8 +115,9 @@ def _content(file: Path) -> dict[str, Any]:
         raise NetadaptError(f"{file}: no such file", code="missing-file") from error
     except UNREADABLE as error:
         raise NetadaptError(f"{file} is not TOML: {error}", code="bad-plan") from error
-    if not set(content) <= {"groups", "branches"} or not isinstance(content.get("groups"), Mapping):
+    if not set(content) <= {"groups", "branches", "state_dict"} or not isinstance(content.get("groups"), Mapping):
         raise NetadaptError(
-            f"{file} is no plan: it holds one table, [groups], and may hold [branches]", code="bad-plan"
+            f"{file} is no plan: it holds one table, [groups], and may hold [branches] and [state_dict]",
+            code="bad-plan",
         )
     return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -70,14 +70,14 @@ class TorchGraph(nn.Module):
         self.output_names = tuple(v.name for v in proto.graph.output)
         self.kinds: Mapping[str, Kind] = trainable(proto.graph)
         statistics = running_statistics(proto.graph)
-        self._attributes: dict[str, str] = {}
+        # By initializer, the module that holds its parameter or buffer, and under which name.
+        self._owners: dict[str, tuple[nn.Module, str]] = {}
         self._fixed: dict[str, Tensor] = {}
         self._moved = False
         for index, tensor in enumerate(proto.graph.initializer):
             self._register(tensor, f"tensor_{index}", statistics)
         self._nodes = self._fold_constants(read_nodes(proto))
-        self._steps = self._plan(self._nodes)
-        self._fused_steps = self._plan(*fused(self._nodes, self.output_names))
+        self._plan_steps()
         self._observer: Observer | None = None
         self._gates: Mapping[str, Sequence[tuple[int, Tensor]]] = {}
         self._declared_batch = _fixed_batch(proto)
@@ -93,14 +93,27 @@ class TorchGraph(nn.Module):
     @property
     def weights(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by initializer name."""
-        parameters = dict(self.named_parameters())
-        return {name: parameters[self._attributes[name]] for name in self.kinds}
+        return {name: getattr(*self._owners[name]) for name in self.kinds}
 
     @property
     def statistics(self) -> dict[str, Tensor]:
         """Running means and variances by initializer name."""
-        buffers = dict(self.named_buffers())
-        return {name: buffers[key] for name, key in self._attributes.items() if key in buffers}
+        return {name: getattr(*owner) for name, owner in self._owners.items() if name not in self.kinds}
+
+    def move_tensors(self, place: Callable[[str], tuple[nn.Module, str]]) -> None:
+        """Have other modules hold the parameters and buffers, which this one goes on computing with.
+
+        Args:
+            place: The module, and the name there, that an initializer goes to.
+        """
+        for name, (owner, key) in self._owners.items():
+            value = getattr(owner, key)
+            delattr(owner, key)
+            new_owner, new_key = self._owners[name] = place(name)
+            if isinstance(value, nn.Parameter):
+                new_owner.register_parameter(new_key, value)
+            else:
+                new_owner.register_buffer(new_key, value)
 
     def arrange(self, channels_last: bool) -> None:
         """Bring weights of four axes into one memory layout."""
@@ -141,8 +154,8 @@ class TorchGraph(nn.Module):
         if isinstance(inputs, Tensor):
             inputs = dict(zip(self.input_names, (inputs, *more), strict=True))
         values: dict[str, Tensor] = {**self._fixed, **inputs}
-        for name, key in self._attributes.items():
-            values[name] = getattr(self, key)
+        for name, owner in self._owners.items():
+            values[name] = getattr(*owner)
         declared = self._declared_batch
         is_other_batch = bool(declared) and inputs[self.input_names[0]].shape[0] != declared
         # An observer and gates need every node by itself.
@@ -234,10 +247,10 @@ class TorchGraph(nn.Module):
     def _register(self, tensor: onnx.TensorProto, key: str, statistics: set[str]) -> None:
         value = read_tensor(tensor)
         if tensor.name in self.kinds:
-            self._attributes[tensor.name] = key
+            self._owners[tensor.name] = (self, key)
             self.register_parameter(key, nn.Parameter(value))
         elif tensor.name in statistics:
-            self._attributes[tensor.name] = key
+            self._owners[tensor.name] = (self, key)
             self.register_buffer(key, value)
         else:
             self._fixed[tensor.name] = value
@@ -259,6 +272,18 @@ class TorchGraph(nn.Module):
             outputs = (results,) if isinstance(results, Tensor) else results
             self._fixed.update((n, v) for n, v in zip(node.outputs, outputs, strict=False) if n)
         return kept
+
+    def _plan_steps(self) -> None:
+        self._steps = self._plan(self._nodes)
+        self._fused_steps = self._plan(*fused(self._nodes, self.output_names))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle keeps: all but the steps, whose functions are closures."""
+        return {name: value for name, value in vars(self).items() if name not in ("_steps", "_fused_steps")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._plan_steps()
 
     def _plan(self, nodes: Sequence[Node], functions: Mapping[str, Function] | None = None) -> list[_Step]:
         """Steps for nodes; `functions`, by a node's first output, take the place of those of their operators."""

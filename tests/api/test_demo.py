@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def test_the_demo_leaves_what_it_speaks_of(
     assert cli.run(["demo", "-o", str(place)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
+    assert re.search(r"top1 on test: [\d.]+% before; [\d.]+% with the channels removed and\s+nothing else;", out)
     for part in ("iteration", "channels before", "top1 (test)", "macs=0.7x met", "next: netadapt-onnx evaluate"):
         assert part in out
     onnx.checker.check_model(str(place / "run" / "model.onnx"), full_check=True)
@@ -76,7 +78,7 @@ def test_the_demo_leaves_what_it_speaks_of(
     # What it suggests to try next works on what it left.
     assert cli.run(["inspect", str(place / "model.onnx"), "--table", str(place / "table.jsonl"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"]["latency_ms"] > 0
-    arguments = [str(place / "model.onnx"), str(place / "run" / "model.onnx"), "--data", str(place / "digits.npz")]
+    arguments = [str(place / "model.onnx"), str(place / "run" / "model.onnx"), "--data", str(place / "data.npz")]
     assert cli.run(["evaluate", *arguments, "--no-latency", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["models"]) == 2
 

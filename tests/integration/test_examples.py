@@ -81,6 +81,14 @@ def test_digits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "the limit is" in out
 
 
+def test_a_loop_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run_script("own_loop.py", capsys)
+    before, cut, trained, narrow = (float(share) for share in re.findall(r"([\d.]+)%", out))
+    assert cut < trained - 10 and trained > before - 10
+    assert narrow == cut, "the class computes what the file does"
+    assert (here / "own_loop" / "tuned.onnx").exists()
+
+
 @pytest.mark.slow
 def test_a_task_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, after = re.findall(r"r2 on test: (.*) -> (.*)", run_script("custom_task.py", capsys))[0]
