@@ -94,7 +94,7 @@ def shown(block: Block, printed: str) -> str:
 
 def commands(block: Block) -> list[str]:
     """The commands of a `sh` block: continued lines joined, comments left out."""
-    lines = block.text.replace("\\\n", " ").splitlines()
+    lines = re.sub(r"\s*\\\n\s*", " ", block.text).splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
