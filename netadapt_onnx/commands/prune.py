@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,7 +61,7 @@ def command(
         choices = Choices(attention, resize_io)
         result = prune(model, output, data=data, choices=choices, **keywords_of(options))
     proven = result.verify is None or result.verify.exact
-    follow = _follow(result, model, output, data, has_cut_states=bool(resize_io), seen=seen_as(options["shapes"]))
+    follow = _follow(result, model, output, data, has_cut_states=bool(resize_io), options=options)
     warnings = (f"the cut is {result.warning}",) if result.warning else ()
     return CommandResult(
         result, lambda shown: _text(shown, proven, follow), ok=result.met and proven, warnings=warnings
@@ -75,19 +75,21 @@ def _follow(
     data: DataSource | None,
     *,
     has_cut_states: bool,
-    seen: Sequence[str],
+    options: Mapping[str, Any],
 ) -> str:
     """What to run next: write the model, train it where there are data, or else see what was gained."""
     from netadapt_onnx.api.prune import UntrainableResult
 
     if output is None:
         return f"next: {again('-o', unused_path(Path('pruned.onnx')))}"
-    if data is not None and not isinstance(result, UntrainableResult):
+    if isinstance(result, UntrainableResult):
+        return ""
+    if data is not None:
         # States that were cut have other sizes than the original's, which then cannot teach them.
         teacher = () if has_cut_states else ("--teacher", model)
-        words = [output, *teacher, *data.flags, "-o", unused_path(Path("tuned.onnx")), *seen]
-        return render.next_command("finetune", *words)
-    return render.next_command("diff", model, output, *seen)
+        words = [output, *teacher, *data.flags, "-o", unused_path(Path("tuned.onnx"))]
+        return render.next_command("finetune", *words, *seen_as(options["shapes"]))
+    return render.next_command("diff", model, output, *seen_as(options["shapes"], options["batch_size"]))
 
 
 def _text(result: PruneResult, proven: bool, follow: str) -> str:
@@ -102,7 +104,7 @@ def _text(result: PruneResult, proven: bool, follow: str) -> str:
     if result.note:
         parts.append(result.note)
     if result.model is not None:
-        parts.append(f"wrote {result.model}\n{follow}")
+        parts.append(f"wrote {result.model}\n{follow}".rstrip())
     elif proven:
         parts.append(follow)
     return "\n\n".join(parts)

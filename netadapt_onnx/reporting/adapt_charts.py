@@ -17,6 +17,8 @@ from netadapt_onnx.training.validation import Evaluation, best_of
 KINDS = {"original": "#4c78a8", "proposal": "#9aa0a6", "accepted": "#e45756", "result": "#2a9d55"}
 UNITS = {"latency": "ms", "size": "bytes", "memory": "bytes", "energy": "mJ"}
 BUDGET = "#c2185b"
+# How an axis writes shares, as percentages with the digits that its ticks need; room above and below points, in px.
+SHARES, PADDING = "~%", 12
 # An axis of epochs has a tick for each of so many.
 MOST_TICKS = 12
 # Width and height of the chart that a page begins with, on a wide screen and on a phone; and of those side by side.
@@ -34,13 +36,18 @@ def accuracy_title(metric: str) -> str:
     return metric_name(metric) if metric == "evaluate" else f"{metric_name(metric)} (validation)"
 
 
+def ranking_title(run: AdaptRun) -> str:
+    """What proposals are ranked by, and what tells the best state of a training."""
+    return "outputs explained (validation)" if run.ranks_by_outputs else accuracy_title(run.metric)
+
+
 def axes(run: AdaptRun, x: str, y: str, series: str, resource: str) -> charts.Spec:
-    """Axes of a resource and of an accuracy, in their units, with the legend above."""
+    """Axes of a resource and of an accuracy, in their units."""
     encoding = charts.axes(x, y, series, ())
     if resource in COUNTED:
         encoding["x"]["axis"]["format"] = "~s"
     if render.score(run.metric, 0.5).endswith("%"):
-        encoding["y"]["axis"]["format"] = ".0%"
+        encoding["y"]["axis"]["format"] = SHARES
     return encoding
 
 
@@ -50,13 +57,14 @@ def accuracy_against(run: AdaptRun, resource: str, size: tuple[int, int] = BROAD
     The original and the result are labelled, with their amounts where there is room.
     """
     x, y = axis_title(resource), accuracy_title(run.metric)
-    points = [point for point in run.points if resource in point.resources]
+    points = [point for point in run.drawn_points if resource in point.resources]
     rows = [_row(point, x, y, resource) for point in points]
     encoding = axes(run, x, y, "model", resource)
     encoding["color"] |= {
         "scale": {"domain": list(KINDS), "range": list(KINDS.values())},
-        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size > NARROW else 2},
+        "legend": {"orient": "bottom", "title": None, "symbolOpacity": 1, "columns": 4 if size > NARROW else 2},
     }
+    encoding["y"]["scale"] |= {"padding": PADDING, "nice": False}
     place = {"x": encoding["x"], "y": encoding["y"]}
     path = [row for row in rows if row["model"] in ("original", "accepted")]
     line = {"type": "line", "strokeDash": [4, 3], "color": "gray", "opacity": 0.7}
@@ -235,7 +243,7 @@ def training_accuracy(run: AdaptRun) -> charts.Spec | None:
     """Validation accuracy during the final training, the state that was kept marked; None without evaluations."""
     if len(run.evaluations) < 2:
         return None
-    x, y = "training step", accuracy_title(run.metric)
+    x, y = "training step", ranking_title(run)
     best = best_of(run.evaluations)
 
     def row(one: Evaluation) -> dict[str, object]:
@@ -257,7 +265,7 @@ def training_accuracy(run: AdaptRun) -> charts.Spec | None:
             "encoding": encoding,
         },
     ]
-    return _sized(charts.layered(rows, "Accuracy during the final training", layers), SMALL)
+    return _sized(charts.layered(rows, "The model during the final training", layers), SMALL)
 
 
 def training_loss(run: AdaptRun) -> charts.Spec | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from netadapt_onnx.common import render
 from netadapt_onnx.common.headline import Change, difference, headline, metric_name
@@ -33,7 +34,7 @@ STOPPED: Mapping[Stopped, str] = {
     "nothing-to-do": "the original is within its budget already",
 }
 UNFINISHED = {
-    "running": ("Running: {} so far", ""),
+    "running": ("Running: {} so far", " This page was written at {:%H:%M:%S} UTC."),
     "interrupted": ("Interrupted after {}", " Repeat the command with --resume to go on."),
 }
 
@@ -65,9 +66,10 @@ def _lines(run: AdaptRun) -> list[str]:
     budgets = ", ".join(budget.text for budget in run.budgets)
     best = headline(_headline_changes(run), run.accuracy)
     last = f" The last iteration, before the final training: {best}." if best else ""
+    last = last if run.steps else " Before the first iteration the original is measured and evaluated."
     return [
         paragraph(title.format(f"{count} iteration{'' if count == 1 else 's'}"), "headline"),
-        paragraph(f"Asked for {budgets}.{last}{advice}"),
+        paragraph(f"Asked for {budgets}.{last}{advice.format(datetime.now(UTC))}"),
     ]
 
 
@@ -102,9 +104,10 @@ def _cards(run: AdaptRun) -> list[str]:
     before, after = (render.score(accuracy.metric, value) for value in (accuracy.before, accuracy.after))
     if accuracy.metric == OWN:
         return [*cards, card("Score", after, [(f"was {before}" if before != after else "as before", ""), OWN_LINE])]
-    samples = (run.about.get("samples") or {}).get({VALIDATION: "val"}.get(accuracy.split, accuracy.split))
-    split = f"{samples} {accuracy.split} samples" if samples else f"{accuracy.split} samples"
-    lines = [(f"was {before}" if before != after else "as before", ""), (f"{accuracy.metric}, {split}", "")]
+    name = VALIDATION if accuracy.split == "val" else accuracy.split
+    count = (run.about.get("samples") or {}).get("val" if name == VALIDATION else name, "")
+    samples = f"{accuracy.metric}, {count} {name} samples".replace("  ", " ")
+    lines = [(f"was {before}" if before != after else "as before", ""), (samples, "")]
     name = metric_name(accuracy.metric)
     return [*cards, card(name[:1].upper() + name[1:], after, lines)]
 

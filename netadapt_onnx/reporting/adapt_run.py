@@ -65,7 +65,7 @@ class AdaptRun:
         result: Its result; None for a run that has not ended.
         budgets: The budgets of its tightest target.
         original: What the original costs, in base units; a resource that is not known yet is missing.
-        metric: What accuracies are measured in.
+        metric: What the accuracies of the search are measured in; those that are reported may have another.
         steps: The accepted iterations.
         points: All models that were evaluated.
         scales: By resource, the factor from the search's predictions to the final measurement's units.
@@ -94,6 +94,19 @@ class AdaptRun:
     def budget_resources(self) -> list[str]:
         """The resources that have a budget, in the order of the budgets."""
         return list(dict.fromkeys(budget.resource for budget in self.budgets))
+
+    @property
+    def ranks_by_outputs(self) -> bool:
+        """Whether proposals and the training were judged by the variance of the original's outputs that they explain.
+
+        That is so without labels, because agreement tells only large differences apart; it is no agreement.
+        """
+        return self.metric == "agreement"
+
+    @property
+    def drawn_points(self) -> tuple[Point, ...]:
+        """The models whose accuracies compare: without the proposals, if those were judged by another measure."""
+        return tuple(point for point in self.points if not (self.ranks_by_outputs and point.kind == "proposal"))
 
     @property
     def changes(self) -> dict[str, Change]:
@@ -185,9 +198,11 @@ def _budgets(
 
 
 def _metric(recorded: RecordedRun, result: AdaptResult | None) -> str:
-    if result is not None:
-        return result.accuracy.metric
-    return str((recorded.about.get("samples") or {}).get("metric", "accuracy"))
+    """That of the validation samples, which a run records with its samples; `evaluate` where it has none."""
+    samples = recorded.about.get("samples") or {}
+    if "metric" in samples or result is None:
+        return str(samples.get("metric", "evaluate"))
+    return result.accuracy.metric
 
 
 def _measurements(journal: Journal) -> Iterator[Measurement]:

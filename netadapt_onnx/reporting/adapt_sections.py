@@ -22,6 +22,13 @@ ITERATIONS = (
     "that loses least accuracy for what it saves. A group is a set of layers whose channels have to be removed "
     "together, named after the first of them. Accuracies are on validation samples, before the final training."
 )
+WITHOUT_LABELS = (
+    "Without labels, proposals are judged by the share of the variance of the original's outputs that they explain. "
+    "That is another measure than agreement, so they are not drawn."
+)
+EXPLAINED = (
+    " Without labels, they are compared by the share of the variance of the original's outputs that they explain."
+)
 COMPETITORS = (
     "Several methods chose the widths of all groups at once, and the best of their models was accepted. netadapt: the "
     "widths that the iterations had come to; uniform: every group narrowed by the same share; curves: what costs least "
@@ -38,8 +45,8 @@ MEASURED = (
 )
 BLOCKED = "These layers keep all of their channels."
 TRAINING = (
-    "After the search the model is trained with the original as its teacher. The state that is most accurate on "
-    "validation samples is kept."
+    "After the search the model is trained with the original as its teacher. The best state on validation samples is "
+    "kept."
 )
 DISCARDED = (
     "Fine-tuning did not improve the accuracy on validation samples, so it was discarded: the result has the "
@@ -58,11 +65,12 @@ def adapt_sections(run: AdaptRun, draw: Draw, *, with_name: bool) -> list[str]:
     result, prefix = run.result, f"{run.name}: " if with_name else ""
     header = adapt_header(run)
     competitions = adapt_tables.competitions(run)
+    competitors = COMPETITORS + (EXPLAINED if run.ranks_by_outputs else "")
     parts: list[tuple[str, list[str]]] = [
         *_accuracy_charts(run, draw),
-        ("One model for each target", _targets(result, run)),
+        ("One model for each target", _targets(result)),
         ("Iterations", [paragraph(ITERATIONS, "soft"), adapt_tables.iterations(run)] if run.steps else []),
-        ("Methods that competed", [] if competitions is None else [paragraph(COMPETITORS, "soft"), competitions]),
+        ("Methods that competed", [] if competitions is None else [paragraph(competitors, "soft"), competitions]),
         ("Channels", _after(CHANNELS, adapt_tables.channels(run))),
         *_measurements(run, draw),
         ("Final training", _training(run, draw)),
@@ -91,6 +99,8 @@ def _accuracy_charts(run: AdaptRun, draw: Draw) -> list[tuple[str, list[str]]]:
             adapt_charts.accuracy_against(run, name, size) for size in (adapt_charts.BROAD, adapt_charts.NARROW)
         )
         text = ACCURACY.format(resource=name if not render.is_counted(name) else "cost")
+        if run.ranks_by_outputs:
+            text = f"{text} {WITHOUT_LABELS}"
         if run.accuracy is not None and run.accuracy.split == "test":
             text += " The accuracy in the headline is on test samples, which no search has seen."
         content = [draw(broad, "broad", label), draw(narrow, "narrow", label), paragraph(text, "soft")]
@@ -98,8 +108,8 @@ def _accuracy_charts(run: AdaptRun, draw: Draw) -> list[tuple[str, list[str]]]:
     return shown
 
 
-def _targets(result: AdaptResult | None, run: AdaptRun) -> list[str]:
-    return [] if result is None or len(result.models) < 2 else [adapt_tables.targets(run)]
+def _targets(result: AdaptResult | None) -> list[str]:
+    return [] if result is None or len(result.models) < 2 else [adapt_tables.targets(result)]
 
 
 def _measurements(run: AdaptRun, draw: Draw) -> list[tuple[str, list[str]]]:
@@ -139,7 +149,9 @@ def _training(run: AdaptRun, draw: Draw) -> list[str]:
     epochs = [collapsible("Every epoch", table(["epoch", "mean loss", "learning rate"], rows, text=()))] if rows else []
     if run.was_training_discarded:
         score = [[one.step, f"{one.accuracy:.4f}"] for one in run.evaluations]
-        course = collapsible("What was discarded", table(["step", "validation accuracy"], score, text=()), *epochs)
+        course = collapsible(
+            "What was discarded", table(["step", adapt_charts.ranking_title(run)], score, text=()), *epochs
+        )
         return [paragraph(DISCARDED), course]
     return [paragraph(TRAINING, "soft"), grid("charts", [draw(chart) for chart in charts]), *epochs]
 

@@ -17,13 +17,13 @@ from netadapt_onnx.search.proposals import TOGETHER
 from netadapt_onnx.search.result import AdaptResult
 
 
-def targets(run: AdaptRun) -> Html:
+def targets(result: AdaptResult) -> Html:
     """A row for each target of one run."""
     rows = [
         [model.budget, budget_state(model.met, model.stopped), *target_cells(model), model.iterations, model.model]
-        for model in (() if run.result is None else run.result.models)
+        for model in result.models
     ]
-    headers = ["target", "state", "MACs", "params", "latency", run.metric, "iterations", "model"]
+    headers = ["target", "state", "MACs", "params", "latency", result.accuracy.metric, "iterations", "model"]
     return table(headers, rows, text=(0, 1, 7))
 
 
@@ -52,7 +52,7 @@ def iterations(run: AdaptRun) -> Html:
         rows.append(_result_row(run, run.result))
         marked.append(len(rows) - 1)
     headers = ["iteration", "group", "channels", accuracy_title(run.metric), *columns, "proposals"]
-    return folded("Every iteration", rows, table(headers, rows, text=(1,), marked=marked))
+    return table(headers, rows, text=(1,), marked=marked)
 
 
 def _result_row(run: AdaptRun, result: AdaptResult) -> list[object]:
@@ -133,8 +133,7 @@ def channels(run: AdaptRun) -> list[str]:
     """The channels of every group before and after, as numbers and as bars."""
     result = run.result
     if result is None:
-        first = next((step.tried for step in run.steps), None)
-        return [] if first is None else [_current_channels(run)]
+        return [_current_channels(run)] if run.steps else []
     longest = max((before for before, _ in result.groups.values()), default=0)
     rows = [
         [group, before, after, render.ratio(after, before), bar(before, after, longest)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from netadapt_onnx.common import charts, render
 from netadapt_onnx.common.headline import metric_name
-from netadapt_onnx.reporting.adapt_charts import BROAD, NARROW, axis_title
+from netadapt_onnx.reporting.adapt_charts import BROAD, NARROW, SHARES, axis_title
 from netadapt_onnx.reporting.adapt_points import Point
 from netadapt_onnx.reporting.adapt_run import AdaptRun
 from netadapt_onnx.reporting.elements import folded, paragraph, section, table
@@ -47,10 +47,10 @@ def pareto_fronts(runs: Sequence[AnyRun], resource: str, size: tuple[int, int] =
     is_share = all(render.score(run.metric, 0.5).endswith("%") for run in runs if run.metric)
     rows = [row for run in runs for row in _front_rows(run, resource, x, y)]
     encoding = charts.axes(x, y, "run", ())
-    encoding["y"]["axis"] |= {"format": ".0%"} if is_share else {}
+    encoding["y"]["axis"] |= {"format": SHARES} if is_share else {}
     encoding["color"] |= {
         "scale": {"domain": [run.name for run in runs]},
-        "legend": {"orient": "top", "title": None, "symbolOpacity": 1, "columns": 4 if size == BROAD else 1},
+        "legend": {"orient": "bottom", "title": None, "symbolOpacity": 1, "columns": 4 if size == BROAD else 1},
     }
     searched = [row for row in rows if row["stage"] == SEARCHED]
     finished = [row for row in rows if row["stage"] == FINISHED]
@@ -73,7 +73,8 @@ def pareto_fronts(runs: Sequence[AnyRun], resource: str, size: tuple[int, int] =
 
 def _front_rows(run: AnyRun, resource: str, x: str, y: str) -> list[dict[str, Any]]:
     """The best models of a run before, and those after the final training."""
-    points = [point for point in run.points if resource in point.resources]
+    drawn = run.drawn_points if isinstance(run, AdaptRun) else run.points
+    points = [point for point in drawn if resource in point.resources]
     rows = []
     for stage in (SEARCHED, FINISHED):
         of_stage = [point for point in points if (point.kind == "result") == (stage == FINISHED)]

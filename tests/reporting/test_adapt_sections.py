@@ -97,5 +97,16 @@ def test_an_unfinished_run_says_how_far_it_has_come(tmp_path: Path) -> None:
     assert "Interrupted after 0 iterations" in text and "<figure" not in text
 
 
+def test_without_labels_proposals_are_not_compared_with_what_was_accepted(tmp_path: Path) -> None:
+    """They are judged by the outputs that they explain, which is no agreement."""
+    adapt_run = read_run(finished(tmp_path))
+    assert isinstance(adapt_run, AdaptRun)
+    for metric, is_drawn in (("top1", True), ("agreement", False)):
+        run = replace(adapt_run, metric=metric)
+        assert ("proposal" in {point.kind for point in run.drawn_points}) == is_drawn
+        text = "".join(adapt_sections(run, ChartRenderer().figure, with_name=False))
+        assert ("so they are not drawn" in text) != is_drawn
+
+
 def replace_details(run: AdaptRun, training: tuple[TrainedEpoch, ...]) -> Details:
     return Details(run.details.layers, run.details.blocked, training)

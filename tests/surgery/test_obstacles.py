@@ -163,7 +163,8 @@ def test_the_next_command_sees_the_model_as_this_one_does(tmp_path: Path, capsys
     assert run(command) == 0
     assert run([*command, "-o", str(tmp_path / "small.onnx")]) == 0
     follow = shlex.split(capsys.readouterr().out.rpartition("next: netadapt-onnx ")[2])
-    assert follow[0] == "finetune" and follow[-2:] == shape[:2]
+    assert follow[0] == "diff" and follow[-len(shape) :] == shape
+    assert run(follow) == 0
 
 
 @pytest.mark.seconds

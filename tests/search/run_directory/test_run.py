@@ -1,5 +1,6 @@
 """A run directory: one owner, one identity, and nothing that a kill can lose or tear."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.run_directory.journal import Lines
-from netadapt_onnx.search.run_directory.run import Run
+from netadapt_onnx.search.run_directory.run import Run, is_running
 
 IDENTITY = {"model": "abc", "budget": ["macs=0.5x"], "seed": 0}
 
@@ -108,3 +109,25 @@ def test_an_option_that_only_one_version_knows_counts_where_it_is_on(tmp_path: P
     with pytest.raises(NetadaptError, match="gone is true there, null here") as refused:
         opened(tmp_path / "on", resume=True)
     assert refused.value.hint == "use the version that began it or name another directory"
+
+
+def test_whether_a_run_is_on_is_asked_of_its_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert not is_running(folder)
+    assert not list(folder.iterdir())
+    with Run.open(folder, {}, growing={}, resume=True):
+        assert is_running(folder)
+    assert not is_running(folder)
+    with Run.open(folder, {}, growing={}, resume=True):  # asking has not taken it away
+        assert is_running(folder)
+
+
+def test_a_run_records_when_it_started_and_keeps_that(tmp_path: Path) -> None:
+    texts = []
+    for _ in range(2):
+        with Run.open(tmp_path / "run", {}, growing={}, resume=True, about={"command": "adapt"}):
+            texts.append((tmp_path / "run" / "run.json").read_text())
+    about = json.loads(texts[0])["about"]
+    assert about["command"] == "adapt" and about["started"].endswith("+00:00")
+    assert texts[0] == texts[1]
