@@ -137,5 +137,6 @@ def _original_row(original: OriginalNetwork) -> list[object]:
 def _row(scaled: ScaledModel) -> list[object]:
     cost, score = scaled.resources, scaled.accuracy
     latency = "" if cost.latency_ms is None else f"{render.milliseconds(cost.latency_ms)} ({scaled.latency_ratio:.3f}x)"
-    accuracy = ["", ""] if score is None else [render.score(score.metric, value) for value in (score.mean, score.std)]
-    return [scaled.target, scaled.method, render.count(cost.params), render.count(cost.macs), latency, *accuracy]
+    accuracy = "" if score is None else render.score(score.metric, score.mean)
+    spread = "" if score is None or len(score.values) < 2 else render.score(score.metric, score.std)
+    return [scaled.target, scaled.method, render.count(cost.params), render.count(cost.macs), latency, accuracy, spread]

@@ -107,7 +107,11 @@ def test_the_text_names_laws_widths_and_files(capsys: pytest.CaptureFixture[str]
 def test_what_to_run_next_has_the_data_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["scale", "net.onnx", "--data", "data.npz", "--task", "classification", "--target", "params=0.5x"]
     assert command([*arguments, "-o", "run", "--warmup-epochs", "1", *FAST]) == 0
-    words = capsys.readouterr().out.partition("next: netadapt-onnx ")[2].split()
+    text = capsys.readouterr().out
+    assert not any(
+        "0.0 %" in line for line in text.splitlines() if line.startswith("params=0.5x")
+    )  # one seed, no spread
+    words = text.partition("next: netadapt-onnx ")[2].split()
     assert words[-4:] == ["--data", "data.npz", "--task", "classification"]
     assert command([*words, "--no-latency"]) == 0
 
