@@ -39,7 +39,7 @@ def test_what_cannot_be_restored_is_said(tmp_path: Path, capsys: pytest.CaptureF
     for folder, iteration, message in (
         (run, 1, "was not kept.*kept: 2, 3"),
         (run, 9, "no iteration 9; it has 1 to 3"),
-        (tmp_path, 1, "is not a run"),
+        (tmp_path, 1, "not a run directory"),
     ):
         with pytest.raises(NetadaptError, match=message):
             netadapt_onnx.restore(folder, iteration, tmp_path / "no.onnx")
