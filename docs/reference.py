@@ -34,8 +34,8 @@ NOTICE = "<!-- Made by docs/reference.py (make docs): edit the program's own tex
 # In the order of a user's work.
 NAMES = (
     *("load", "inspect", "measure_latency", "profile", "prune", "evaluate", "adapt", "restore", "report"),
-    *("finetune", "scale", "export", "export_module", "to_torch", "from_torch", "slice_state_dict"),
-    *("gate", "diff", "DataSource", "NetadaptError"),
+    *("finetune", "scale", "export", "export_module", "to_torch", "from_torch", "slice_state_dict", "gate", "diff"),
+    *("DataSource", "NetadaptError"),
 )
 
 
@@ -46,8 +46,8 @@ def command_line() -> str:
     head = [
         "# Reference: the command line",
         NOTICE,
-        "`netadapt-onnx COMMAND --help` says the same, and with `--json` as data. Exit codes: 0: target met; 1: ran, "
-        "target not met; 2: error, or it could not be judged; 130: interrupted.",
+        "`netadapt-onnx COMMAND --help` says the same, and with `--json` as data. Exit codes: 0: target met, "
+        "1: ran, target not met, 2: error, 130: interrupted.",
         index,
         "Every command has `-h`/`--help`, `--json` (one JSON document on stdout), `-v`/`--verbose` (what happens, on "
         "stderr), `-q`/`--quiet` (no progress, and not what to run next) and `--debug` (tracebacks and warnings).",
@@ -93,6 +93,7 @@ def _row(parameter: Parameter) -> list[str]:
 def python() -> str:
     """Every public function and class with its signature, what it does, an example, and what it returns."""
     index = " · ".join(f"[{name}](#{name.lower()})" for name in NAMES)
+    rows = [NAMES[i : i + 8] for i in range(0, len(NAMES), 8)]  # lines that the formatter leaves alone
     head = [
         "# Reference: Python",
         NOTICE,
@@ -102,8 +103,7 @@ def python() -> str:
         "`data.npz`, and `net.py` with a PyTorch network. Editors and type checkers know the options that a function "
         "takes as `**options`.",
         index,
-        f"```pycon\n>>> from netadapt_onnx import {', '.join(NAMES[:8])}\n"
-        f">>> from netadapt_onnx import {', '.join(NAMES[8:])}\n```",
+        "```pycon\n" + "".join(f">>> from netadapt_onnx import {', '.join(row)}\n" for row in rows) + "```",
     ]
     return "\n\n".join([*head, *(_public(name) for name in NAMES)]) + "\n"
 
