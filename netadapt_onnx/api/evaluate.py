@@ -15,6 +15,7 @@ from netadapt_onnx.api.source import Source, open_model
 from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.evaluate import accuracy, reference_outputs
+from netadapt_onnx.data.guessing import guessing_note
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
 from netadapt_onnx.errors import NetadaptError
@@ -116,6 +117,9 @@ def evaluate(models: Source | Sequence[Source], data: File, **options: Unpack[Ev
         accuracy(model.proto, split, reference=reference, threads=settings.threads)
         for model, split in zip(sources, splits, strict=True)
     ]
+    notes += (
+        [note] if (note := guessing_note(str(sources[0].path), splits[0], scores[0].metric, scores[0].value)) else []
+    )
     energies = (
         [meter(file) for meter, file in zip(meters, files, strict=True)] if settings.energy else [None] * len(sources)
     )

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 # A residual branch is a group that has one channel, or none.
 BRANCH = {0: "removed", 1: "kept"}
 BEFORE_TRAINING = "* on held-out samples, before the final training"
+# What the step of a portfolio is called in the narrow column of a terminal, and what that means.
+BEST_METHOD = "best method"
+COMPETED = (
+    f"{BEST_METHOD}: the widths of several methods competed at the end of the search, by default after a short\n"
+    "training of each; these won, and replace those of the iterations above"
+)
 
 
 def plan_text(planned: DryRun, follow: str) -> str:
@@ -124,6 +130,7 @@ def history(run: Path, result: AdaptResult) -> str:
     """A row per iteration: what was cut, accuracy, resources predicted and measured; which one is the result."""
     from netadapt_onnx.common.escape import printable_copy
     from netadapt_onnx.search.netadapt import Step
+    from netadapt_onnx.search.portfolio import PORTFOLIO
     from netadapt_onnx.search.run_directory.journal import read_history
 
     steps = printable_copy(read_history(run, Step))
@@ -145,7 +152,9 @@ def history(run: Path, result: AdaptResult) -> str:
             if name in measured:
                 row.append(render.measured(name, step.accepted.measured, step.accepted.measured_ci95))
         rows.append([*row, marks.get(step.iteration, "")])
-    return render.table(rows, [*headers, ""], text_columns=2) + f"\n{BEFORE_TRAINING}"
+    return render.table(rows, [*headers, ""], text_columns=2) + "\n".join(
+        ["", BEFORE_TRAINING, *([COMPETED] if any(step.group == PORTFOLIO for step in steps) else [])]
+    )
 
 
 def _marks(result: AdaptResult) -> dict[int, str]:
@@ -157,10 +166,15 @@ def _marks(result: AdaptResult) -> dict[int, str]:
 
 def _change(step: Step, earlier: Step | None, groups: Mapping[str, object]) -> Sequence[str]:
     """The group that a step changed with its channels before and after; both groups of a swap, a line each."""
+    from netadapt_onnx.search.portfolio import PORTFOLIO
+
     changes = step.changes({} if earlier is None else earlier.widths)
     branches = step.widths.keys() - groups.keys()
     rows = [
-        (name, *(BRANCH[n] if name in branches else str(n) for n in (before, after)))
+        (
+            BEST_METHOD if name == PORTFOLIO else name,
+            *(BRANCH[n] if name in branches else str(n) for n in (before, after)),
+        )
         for name, (before, after) in changes.items()
     ]
     return ["\n".join(column) for column in zip(*rows, strict=True)]

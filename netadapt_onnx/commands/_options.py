@@ -105,8 +105,8 @@ def data_options(*, required: bool = True, use: str = "Samples", section: str = 
             callback=_source,
             cls=SectionedOption,
             section=section,
-            help=f"{use}: an .npz with x_train, y_train, x_val, ..., a folder with a subfolder of pictures for each "
-            "class, a folder of CIFAR or MNIST files, or FILE.py:FUNCTION. Labels are optional.",
+            help=f"{use}: an .npz with x_train, y_train, x_val, ..., a folder of pictures, with a subfolder for each "
+            "class if they have labels, a folder of CIFAR or MNIST files, or FILE.py:FUNCTION. Labels are optional.",
         ),
         click.option(
             "--task",

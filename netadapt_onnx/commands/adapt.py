@@ -116,7 +116,14 @@ def next_step(result: AdaptResult, run: Path, model: Path, data: DataSource, opt
     if devices != ["local"]:  # the latency on this machine says nothing of another device
         words = ["time", model, result.model, "--device", devices[0], *execution, *seen]
         return shell_command(["netadapt-onnx", *words])
-    return shell_command(["netadapt-onnx", "evaluate", model, result.model, *data.flags, *execution, *seen])
+    return shell_command(
+        ["netadapt-onnx", "evaluate", model, result.model, *data.flags, *split_of(result), *execution, *seen]
+    )
+
+
+def split_of(result: AdaptResult) -> list[str]:
+    """The option with which `evaluate` shows the accuracies of the result again."""
+    return ["--split", "test"] if result.accuracy.split == "test" else []
 
 
 def answered(result: AdaptResult, text: Callable[[Any], str], hint: str) -> CommandResult:

@@ -36,7 +36,7 @@ def command(folder: Path, overwrite: bool) -> CommandResult:
     from netadapt_onnx.api.demo import DATA, MODEL, TABLE, demo
     from netadapt_onnx.api.report import write_report
     from netadapt_onnx.commands._adapt_text import result_text
-    from netadapt_onnx.commands.adapt import answered
+    from netadapt_onnx.commands.adapt import answered, split_of
     from netadapt_onnx.data.source import DataSource
 
     go_on = again("--overwrite")
@@ -50,7 +50,8 @@ def command(folder: Path, overwrite: bool) -> CommandResult:
     ]
     lines = "\n".join(f"      {shell_command(['netadapt-onnx', *words])}" for words in examples)
     run, model = result.model.parent, folder / MODEL
-    first = shell_command(["netadapt-onnx", "evaluate", model, result.model, *DataSource(str(folder / DATA)).flags])
+    words = [model, result.model, *DataSource(str(folder / DATA)).flags, *split_of(result)]
+    first = shell_command(["netadapt-onnx", "evaluate", *words])
     return answered(
         result,
         lambda shown: result_text(shown, run, model, f"{first}\n{lines}"),

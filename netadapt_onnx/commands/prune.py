@@ -106,7 +106,7 @@ def _text(result: PruneResult, proven: bool, follow: str) -> str:
     if result.model is not None:
         parts.append(f"wrote {result.model}\n{follow}".rstrip())
     elif proven:
-        parts.append(follow)
+        parts.append(f"Nothing was written: -o FILE writes the pruned model.\n{follow}")
     return "\n\n".join(parts)
 
 
@@ -114,7 +114,10 @@ def _proof(proof: Verification, proven: bool) -> str:
     if not proven:
         worst = f"up to {proof.max_rel_diff:.2g}, first in tensor '{proof.first_bad_tensor}'"
         return f"NOT VERIFIED: the pruned model differs from the masked original by {worst}; nothing was written"
-    text = f"verified: pruned equals masked, largest relative difference {proof.max_rel_diff:.2g}"
+    text = (
+        "verified: the outputs equal those of the original with these channels set to zero, "
+        f"largest relative difference {proof.max_rel_diff:.2g}"
+    )
     for output, speaking in proof.outputs.items():
         if speaking and speaking != (output,):
             text += (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from netadapt_onnx.errors import NetadaptError
 
+NO_FILE = "no such file"
 # So much of a name has to be right.
 LEAST_SIMILARITY = 0.6
 # So many names of a folder are compared.
@@ -21,7 +22,7 @@ def missing_file(
     path: str | os.PathLike[str],
     *,
     flag: str = "",
-    what: str = "no such file",
+    what: str = NO_FILE,
     otherwise: str = "",
     code: str = "missing-file",
 ) -> NetadaptError:
@@ -35,6 +36,8 @@ def missing_file(
         code: The error's code.
     """
     named = f"{flag} {path}" if flag else f"{path}"
+    if what == NO_FILE and Path(path).is_dir():
+        return NetadaptError(f"{named}: a folder, not a file", hint="name a file in it", code=code)
     return NetadaptError(f"{named}: {what}", hint=nearest_path(path, otherwise), code=code)
 
 

@@ -60,8 +60,11 @@ def score(metric: str, value: float) -> str:
 
 
 def ratio(after: float, before: float) -> str:
-    """What is left: 0.50x."""
-    return f"{after / before:.2f}x" if before else ""
+    """What is left: 0.50x; of little two digits, 0.0048x."""
+    if not before:
+        return ""
+    share = after / before
+    return f"{share:.2f}x" if share >= 0.01 or not share else f"{share:.2g}x"
 
 
 def amount(resource: str, value: float) -> str:

@@ -91,7 +91,7 @@ def read_dataset(
         raise NetadaptError("the model has no inputs: its outputs are the same whatever the data", code="unsupported")
     if outputs:
         require_task_fits(source.label_task, outputs)
-    read, user, data_hash = _read_splits(source, specs, outputs, metadata or {}, train)
+    read, user, data_hash, note = _read_splits(source, specs, outputs, metadata or {}, train)
     splits = {name: replace(split, layout=layout) for name in SPLITS if (split := read.get(name)) is not None}
     if train and "train" not in splits:
         names = ", ".join(splits) or "nothing"
@@ -120,7 +120,7 @@ def read_dataset(
         val_from_train,
         user,
         source.options,
-        () if layout is None else layout.notes,
+        (*(() if layout is None else layout.notes), *([note] if note else [])),
     )
 
 
@@ -147,30 +147,30 @@ def _labelled_splits(source: DataSource, splits: Mapping[str, Split]) -> dict[st
 
 def _read_splits(
     source: DataSource, specs: Specs, outputs: Outputs, metadata: Mapping[str, str], train: bool
-) -> tuple[Splits, UserFunctions, str]:
-    """The splits by name, the user's functions, and what identifies the data."""
+) -> tuple[Splits, UserFunctions, str, str]:
+    """The splits by name, the user's functions, what identifies the data, and a note on how they were read."""
     if is_code(source.path):
         from netadapt_onnx.data.loaders.python import user_splits
 
-        return user_splits(source, specs, outputs)
+        return *user_splits(source, specs, outputs), ""
     path = Path(source.path)
     if not path.exists():
         raise missing_file(path, flag="--data")
     complete = source.with_metadata(metadata)
     if path.is_dir():
-        splits, data_hash = _read_folder(path, complete, specs, outputs, metadata)
-        return splits, UserFunctions(), data_hash
+        splits, data_hash, note = _read_folder(path, complete, specs, outputs, metadata)
+        return splits, UserFunctions(), data_hash, note
     if path.suffix != ".npz":
         raise invalid_data(
             f"--data {path}: not an .npz file, a folder or FILE.py:FUNCTION", "save x_train, ... with numpy.savez"
         )
-    return npz_splits(source, complete, specs, outputs, train=train), UserFunctions(), _sha256([path])
+    return npz_splits(source, complete, specs, outputs, train=train), UserFunctions(), _sha256([path]), ""
 
 
 def _read_folder(
     folder: Path, source: DataSource, specs: Specs, outputs: Outputs, metadata: Mapping[str, str]
-) -> tuple[Splits, str]:
-    """Pictures with class numbers: the official files of CIFAR or MNIST, or picture files."""
+) -> tuple[Splits, str, str]:
+    """Pictures with class numbers (the official files of CIFAR or MNIST, or picture files), their hash, and a note."""
     if source.task in ("regression", "segmentation"):
         raise invalid_data(
             f"--data {folder}: a folder holds classes, and --task {source.task} needs other labels",
@@ -187,7 +187,9 @@ def _read_folder(
         pictures, labels = read_cifar(files, classes) if cifar else read_mnist(files)
         stored[split] = pictures_from_bytes(pictures, prepare, files[0].name), labels
     data_hash = _sha256(file for files in official.values() for file in files) if official else folder_hash(folder)
-    stored = stored or folder_splits(folder, prepare, classes)
+    note = ""
+    if not official:
+        stored, note = folder_splits(folder, prepare, classes)
     splits: dict[str, Split | None] = {}
     for split, (array, numbers) in stored.items():
         split_labels = None
@@ -195,7 +197,7 @@ def _read_folder(
             name, checked = check_labels(f"y_{split}", numbers, len(array), outputs, "classification")
             split_labels = checked if len(outputs) == 1 else {name: checked}
         splits[split] = Split({prepare.name: array}, split_labels, scaling)
-    return splits, data_hash
+    return splits, data_hash, note
 
 
 def _dataset_hash(data_hash: str, source: DataSource) -> str:

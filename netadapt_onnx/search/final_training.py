@@ -59,7 +59,7 @@ class FinalTraining:
         evaluations = [Evaluation(*one) for one in run.recall(f"training/evaluations/{number}") or ()]
         if evaluations and best_of(evaluations).step == 0:
             why = "it diverged; " if len(evaluations) == 1 else ""
-            context.notes.add(f"{NO_HELP} ({why}{outcome(evaluations)})")
+            context.notes.add(f"{NO_HELP} ({why}{self._measure}{outcome(evaluations)})")
             return searched
         proto = context.fold(load(file).proto).proto
         score = context.evaluator.training_score
@@ -99,6 +99,13 @@ class FinalTraining:
             tried=(),
             skipped=tuple(last.widths),
         )
+
+    @property
+    def _measure(self) -> str:
+        """What decided, where that is finer than the metric of the tables."""
+        data = self.context.prepared.data
+        has_no_labels = data is not None and data.val.metric == "agreement"
+        return "share of the original's outputs that is explained: " if has_no_labels else ""
 
     @property
     def _is_limited(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from netadapt_onnx.common.budget import Target
+from netadapt_onnx.data.guessing import guessing_note
 from netadapt_onnx.search import first_jump
 from netadapt_onnx.search.budget_check.check import SAFETY_MARGIN, BudgetCheck
 from netadapt_onnx.search.budget_check.measurements import CAREFUL_S
@@ -108,7 +109,8 @@ class ProblemBuilder:
         check = self.context.budget_checks.get(name)
         still = "still takes" if check is None or check.measures else "is predicted to still take"
         self.context.notes.add(
-            f"No widths meet the budget: the narrowest model {still} {share:.3g}x of the original's {name}"
+            f"No widths meet the budget: the narrowest model {still} {share:.3g}x of the original's {name}, "
+            "so ask for more than that"
         )
         return True
 
@@ -133,6 +135,10 @@ class ProblemBuilder:
             "accuracy/original",
             lambda: {"held_out": evaluator.val_accuracy(proto), "ranked": evaluator.ranking_accuracy(proto)},
         )
+        if context.prepared.data is not None:
+            val, held_out = context.prepared.data.val, accuracies["held_out"]
+            if note := guessing_note("The original", val, val.metric, held_out):
+                context.notes.add(note)
         context.time_limit.reserve(2 * (run.seconds() - began) + CAREFUL_S * len(context.budget_checks))
         return accuracies
 

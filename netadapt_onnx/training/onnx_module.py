@@ -100,11 +100,24 @@ class OnnxModule(nn.Module):
             The output, or several by name.
 
         Raises:
-            NetadaptError: Inputs are missing, or the model has none of that name.
+            NetadaptError: Inputs are missing, the model has none of that name, or it takes floats and they are none.
         """
         graph = self._graph.train(self.training)
-        outputs: dict[str, Tensor] = graph(_by_name(graph.input_names, inputs, named))
+        values = _by_name(graph.input_names, inputs, named)
+        for name, value in values.items():
+            self._check_type(name, value)
+        outputs: dict[str, Tensor] = graph(values)
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def _check_type(self, name: str, value: Tensor) -> None:
+        """Bytes of pictures would fail in the middle of the network, with a message that does not name the input."""
+        takes_floats = self._source.folded.specs[name][1].kind == "f" if name in self._source.folded.specs else False
+        if takes_floats and not value.is_floating_point():
+            raise NetadaptError(
+                f"input '{name}' takes floats, not {str(value.dtype).removeprefix('torch.')}",
+                hint="convert and scale it as in the model's training; for pictures (x / 255 - mean) / std",
+                code="invalid-data",
+            )
 
     @property
     def source(self) -> OnnxSource:

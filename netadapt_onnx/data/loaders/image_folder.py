@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
+# A note names so many classes.
+LISTED = 5
+
 # Pictures, (N, ...), and class numbers, (N,), by split; None: the split has no labels.
 StoredPictures = dict[str, tuple[LazyArray, np.ndarray | None]]
 
@@ -37,10 +40,11 @@ def _open(paths: Sequence[Path], row: int) -> tuple[Image, str]:
         raise invalid_data(f"{path} is not a picture: {type(error).__name__}") from error
 
 
-def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> StoredPictures:
-    """Pictures and class numbers by split. Classes are numbered in the order of their names, or by names of digits.
+def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> tuple[StoredPictures, str]:
+    """Pictures and class numbers by split, and a note on how classes are numbered where names alone say it.
 
-    Pictures without folders of classes have no labels, in one split or in all.
+    Classes are numbered in the order of their names, or by names of digits. Pictures without folders of classes have
+    no labels, in one split or in all.
 
     Args:
         root: The folder.
@@ -64,7 +68,7 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> St
         pictures = LazyPictures(len(listed), partial(_open, [path for path, _ in listed]), prepare)
         pictures[:1]  # a wrong size should be refused now and not in the middle of the work
         splits[split] = pictures, np.array([number for _, number in listed]) if named[split] else None
-    return splits
+    return splits, _order_of(numbers)
 
 
 def folder_hash(root: Path) -> str:
@@ -82,6 +86,15 @@ def _classes_in(folder: Path) -> list[str]:
 
 def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _order_of(numbers: Mapping[str, int]) -> str:
+    """How classes are numbered, in a sentence; "" where the names of their folders are the numbers."""
+    words = [f"{number} {name}" for name, number in numbers.items() if not name.isdecimal()]
+    if not words:
+        return ""
+    listed = words if len(words) <= LISTED else [*words[: LISTED - 1], "...", words[-1]]
+    return f"Class folders are numbered in the order of their names: {', '.join(listed)}"
 
 
 def _numbers(root: Path, named: Mapping[str, Sequence[str]], classes: int | None) -> dict[str, int]:
