@@ -153,7 +153,7 @@ def history(run: Path, result: AdaptResult) -> str:
                 row.append(render.measured(name, step.accepted.measured, step.accepted.measured_ci95))
         rows.append([*row, marks.get(step.iteration, "")])
     return render.table(rows, [*headers, ""], text_columns=2) + "\n".join(
-        ["", BEFORE_TRAINING, *([COMPETED] if any(step.group == PORTFOLIO for step in steps) else [])]
+        ["", *([COMPETED] if any(step.group == PORTFOLIO for step in steps) else []), BEFORE_TRAINING]
     )
 
 

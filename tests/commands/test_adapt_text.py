@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ import pytest
 from models import plain
 from netadapt_onnx import cli
 from netadapt_onnx.commands._adapt_text import history
+from netadapt_onnx.commands.adapt import split_of
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.profilers.devices import opening
 from netadapt_onnx.profilers.table import build
 from netadapt_onnx.search.netadapt import Accepted, Step
+from netadapt_onnx.search.portfolio import PORTFOLIO
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory import journal
 from sample_data import brightest_channel
@@ -93,6 +96,23 @@ def test_a_swap_shows_both_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert first.split()[:4] == ["1", "conv1", "16", "8"]
     assert second.split()[:4] == ["2", "conv1", "8", "16"] and second.endswith("<- result")
     assert third.split() == ["conv2", "32", "24"]
+
+
+def test_widths_of_another_method_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [step(1, "conv1", (16, 8), conv1=8, conv2=32), step(2, PORTFOLIO, (40, 36), conv1=12, conv2=24)]
+    result = _result({"conv1": (16, 12), "conv2": (32, 24)}, iterations=2)
+    monkeypatch.setattr(journal, "read_history", lambda *_: steps)
+    text = history(tmp_path, result)
+    assert text.splitlines()[3].split()[:5] == ["2", "best", "method", "40", "36"]
+    assert "best method: the widths of several methods competed" in text
+    monkeypatch.setattr(journal, "read_history", lambda *_: steps[:1])
+    assert "best method" not in history(tmp_path, result)
+
+
+@pytest.mark.parametrize(("split", "options"), [("test", ["--split", "test"]), ("val", [])])
+def test_the_next_step_shows_the_accuracies_of_the_result_again(split: str, options: list[str]) -> None:
+    result = _result({}, iterations=1)
+    assert split_of(replace(result, accuracy=replace(result.accuracy, split=split))) == options
 
 
 def _result(groups: dict[str, tuple[int, int]], iterations: int) -> AdaptResult:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from json_documents import RESOURCES, document
+from netadapt_onnx import cli
 
 
 def test_prune(learnable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,3 +28,12 @@ def test_a_budget_out_of_reach_exits_1(learnable: Path, tmp_path: Path, capsys: 
     assert output["met"] is False
     assert "misses params=10" in output["note"]
     assert out.exists()
+
+
+def test_without_a_file_to_write_it_says_that_nothing_was_written(
+    learnable: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["prune", str(learnable / "model.onnx"), "--ratio", "0.5", "--verify"]) == 0
+    text = capsys.readouterr().out
+    assert "verified: the outputs equal those of the original with these channels set to zero" in text
+    assert "Nothing was written: -o FILE writes the pruned model.\nnext: netadapt-onnx prune" in text

@@ -57,6 +57,11 @@ def test_the_error_says_what_is_missing(folder: Path) -> None:
     assert error.code == "missing-file"
 
 
+def test_a_folder_in_place_of_a_file_is_called_a_folder(folder: Path) -> None:
+    (folder / "models").mkdir(exist_ok=True)
+    assert str(missing_file("models")) == "models: a folder, not a file; name a file in it"
+
+
 COMMANDS = {
     "inspect": "inspect modle.onnx",
     "inspect --table": "inspect model.onnx --table tabel.jsonl",

@@ -54,6 +54,12 @@ def test_parameters_have_the_names_and_the_outputs_of_the_file(
     np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=0, atol=1e-4 * float(expected.std()))
 
 
+def test_bytes_for_an_input_of_floats_are_refused_by_name(tmp_path: Path) -> None:
+    module = module_of(models.plain((8, 8), size=8), tmp_path)
+    with pytest.raises(NetadaptError, match=r"input 'image' takes floats, not uint8; .*mean"):
+        module(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
 def test_names_that_torch_does_not_allow_get_underscores_and_are_listed(tmp_path: Path) -> None:
     proto = models.plain((8, 8))
     renamed = {"conv1.weight": "a", "bn1.scale": "a.b", "bn1.bias": "a.b.c", "conv2.weight": "train", "bn2.bias": "..x"}

@@ -45,6 +45,17 @@ def test_a_folder_a_class(tmp_path: Path) -> None:
     np.testing.assert_allclose(first.batch(slice(None))["image"], ((10 + number) / 255 - 0.5) / 0.25, rtol=0, atol=1e-5)
 
 
+def test_a_note_says_how_folders_named_by_words_are_numbered(tmp_path: Path) -> None:
+    pictures(tmp_path / "words", {"zero": 2, "one": 2})
+    (note,) = read(tmp_path / "words", (1, 3, 8, 8), 2).notes
+    assert note == "Class folders are numbered in the order of their names: 0 one, 1 zero"
+    pictures(tmp_path / "many", {f"class{number}": 1 for number in range(9)})
+    (note,) = read(tmp_path / "many", (1, 3, 8, 8), 9).notes
+    assert note.endswith("0 class0, 1 class1, 2 class2, 3 class3, ..., 8 class8")
+    pictures(tmp_path / "digits", {"0": 2, "1": 2})
+    assert read(tmp_path / "digits", (1, 3, 8, 8), 2).notes == ()
+
+
 def test_splits_are_folders_and_class_names_may_be_numbers(tmp_path: Path) -> None:
     for split, count in (("train", 4), ("valid", 2), ("test", 3)):
         pictures(tmp_path / split, {"7": count, "2": count})
