@@ -16,6 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = "README.md"
 # The navigation replaces this page, which is for readers on GitHub.
 CONTENTS = "docs/README.md"
+# Pages on how the project is made and was measured. A search lists them after those on how it is used.
+BACKGROUND = {
+    *("CHANGELOG.md", "CONTRIBUTING.md", "tests/README.md"),
+    *(f"docs/{name}.md" for name in ("architecture", "benchmarks", "coverage", "decisions")),
+}
+BACKGROUND_BOOST = 0.1
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _CODE = re.compile(r"(^\s*(`{3,})\w*\n.*?^\s*\2\s*$|`[^`\n]*`)", re.DOTALL | re.MULTILINE)
 
@@ -90,6 +96,8 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """Point a page's links to where the files lie in the site, and let lists and tables begin where GitHub does."""
+    if repository_path(page.file) in BACKGROUND:
+        page.meta["search"] = {"boost": BACKGROUND_BOOST}
     return with_room_before_lists(with_links_of_the_site(markdown, repository_path(page.file)))
 
 

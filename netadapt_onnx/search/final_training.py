@@ -105,7 +105,7 @@ class FinalTraining:
         """What decided, where that is finer than the metric of the tables."""
         data = self.context.prepared.data
         has_no_labels = data is not None and data.val.metric == "agreement"
-        return "share of the original's outputs that is explained: " if has_no_labels else ""
+        return "explained variance of the original's outputs: " if has_no_labels else ""
 
     @property
     def _is_limited(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import yaml
 
@@ -52,6 +53,23 @@ def test_links_lead_to_the_same_place_in_the_site() -> None:
         "[home](../index.md) [doc](../index.md)"
     )
     assert links("`[no](../link.md)`\n```sh\n[no](../link.md)\n```\n", "docs/a.md").count("../link.md") == 2
+
+
+def test_a_search_lists_how_to_use_it_before_how_it_is_made() -> None:
+    pages = {
+        page: SimpleNamespace(file=SimpleNamespace(src_uri=page, generated_by=None), meta={})
+        for page in ("decisions.md", "search.md")
+    }
+    for page in pages.values():
+        SITE["on_page_markdown"]("text", page=page, config=None, files=None)
+    assert (
+        pages["decisions.md"].meta == {"search": {"boost": SITE["BACKGROUND_BOOST"]}} and pages["search.md"].meta == {}
+    )
+    assert all((REPOSITORY / path).is_file() for path in SITE["BACKGROUND"])
+
+
+def test_a_page_called_readme_is_listed_like_others() -> None:
+    assert "navigation.indexes" not in CONFIG["theme"]["features"]  # would make it the page of its section's title
 
 
 def test_lists_and_tables_begin_where_github_lets_them_begin() -> None:
