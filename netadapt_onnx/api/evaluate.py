@@ -14,7 +14,8 @@ from netadapt_onnx.api.options import EvaluateOptions
 from netadapt_onnx.api.source import Source, open_model
 from netadapt_onnx.common.options import File, from_keywords
 from netadapt_onnx.common.resources import Resources
-from netadapt_onnx.data.evaluate import accuracy, reference_outputs
+from netadapt_onnx.data.dataset import Split
+from netadapt_onnx.data.evaluate import Accuracy, accuracy, reference_outputs
 from netadapt_onnx.data.guessing import guessing_note
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.data.sample_shapes import fold_for
@@ -112,14 +113,9 @@ def evaluate(models: Source | Sequence[Source], data: File, **options: Unpack[Ev
     if settings.timed:
         latencies, disturbances = _latencies(files, folded, execution, settings.time_cap_s)
         notes += disturbances[:1]
-    reference = reference_outputs(splits[0], sources[0].proto, threads=settings.threads)
-    scores = [
-        accuracy(model.proto, split, reference=reference, threads=settings.threads)
-        for model, split in zip(sources, splits, strict=True)
-    ]
-    notes += (
-        [note] if (note := guessing_note(str(sources[0].path), splits[0], scores[0].metric, scores[0].value)) else []
-    )
+    scores = _accuracies(sources, splits, settings.threads)
+    if guessing := guessing_note(str(sources[0].path), splits[0], scores[0].metric, scores[0].value):
+        notes.append(guessing)
     energies = (
         [meter(file) for meter, file in zip(meters, files, strict=True)] if settings.energy else [None] * len(sources)
     )
@@ -133,6 +129,15 @@ def evaluate(models: Source | Sequence[Source], data: File, **options: Unpack[Ev
         )
     ]
     return Evaluation(tuple(evaluations), tuple(notes))
+
+
+def _accuracies(sources: Sequence[Model], splits: Sequence[Split], threads: int) -> list[Accuracy]:
+    """The accuracy of each model; without labels its agreement with the first one."""
+    reference = reference_outputs(splits[0], sources[0].proto, threads=threads)
+    return [
+        accuracy(model.proto, split, reference=reference, threads=threads)
+        for model, split in zip(sources, splits, strict=True)
+    ]
 
 
 def _latencies(
