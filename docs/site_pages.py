@@ -22,6 +22,9 @@ BACKGROUND = {
     *(f"docs/{name}.md" for name in ("architecture", "benchmarks", "coverage", "decisions")),
 }
 BACKGROUND_BOOST = 0.1
+# A block of commands as HTML, and an option in it, at whose hyphens no browser should end a line.
+_COMMANDS = re.compile(r'<div class="language-sh highlight">.*?</div>', re.DOTALL)
+_OPTION = re.compile(r"(?<=[\s>])--?[a-zA-Z][\w-]*")
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _CODE = re.compile(r"(^\s*(`{3,})\w*\n.*?^\s*\2\s*$|`[^`\n]*`)", re.DOTALL | re.MULTILINE)
 
@@ -99,6 +102,11 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
     if repository_path(page.file) in BACKGROUND:
         page.meta["search"] = {"boost": BACKGROUND_BOOST}
     return with_room_before_lists(with_links_of_the_site(markdown, repository_path(page.file)))
+
+
+def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:
+    """Keep each option of a command on one line; docs/site.css breaks the lines of commands."""
+    return _COMMANDS.sub(lambda block: _OPTION.sub(r'<span class="option">\g<0></span>', block[0]), html)
 
 
 def with_room_before_lists(markdown: str) -> str:

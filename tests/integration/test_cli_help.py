@@ -54,7 +54,8 @@ def test_help_is_in_sections_and_its_rarer_options_are_under_help_all(
     assert cli.run([name, "--help", "--json"]) == 0
     parameters = json.loads(capsys.readouterr().out)["parameters"]
     flags = {one["names"][0]: one["section"] for one in parameters if one["names"][0].startswith("-")}
-    flags["--help"] = OUTPUT  # click's own
+    # click's own, which has the names of whoever asked first in this process
+    flags = {name: section for name, section in flags.items() if name not in ("-h", "--help")} | {"--help": OUTPUT}
     assert {*flags.values()} <= {*SECTIONS}, "every option has a section"
     assert cli.run([name, "--help-all"]) == 0
     everything = capsys.readouterr().out

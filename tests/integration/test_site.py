@@ -68,6 +68,13 @@ def test_a_search_lists_how_to_use_it_before_how_it_is_made() -> None:
     assert all((REPOSITORY / path).is_file() for path in SITE["BACKGROUND"])
 
 
+def test_no_line_of_a_command_ends_within_an_option() -> None:
+    command = '<div class="language-sh highlight"><pre>time a-b.onnx --no-latency -o run</pre></div>'
+    html = SITE["on_page_content"](command + "<p>see --max-time</p>", page=None, config=None, files=None)
+    assert 'a-b.onnx <span class="option">--no-latency</span> <span class="option">-o</span> run' in html
+    assert html.endswith("<p>see --max-time</p>")
+
+
 def test_a_page_called_readme_is_listed_like_others() -> None:
     assert "navigation.indexes" not in CONFIG["theme"]["features"]  # would make it the page of its section's title
 
