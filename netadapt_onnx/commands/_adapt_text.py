@@ -24,8 +24,8 @@ BEFORE_TRAINING = "* on held-out samples, before the final training"
 # What the step of a portfolio is called in the narrow column of a terminal, and what that means.
 BEST_METHOD = "best method"
 COMPETED = (
-    f"{BEST_METHOD}: the widths of several methods competed at the end of the search, by default after a short\n"
-    "training of each; these won, and replace those of the iterations above"
+    f"{BEST_METHOD}: the widths reached so far competed with those of other methods, by default after a short\n"
+    "training of each; the winner's go on, and may differ in every group"
 )
 
 

@@ -104,7 +104,7 @@ def test_widths_of_another_method_are_explained(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(journal, "read_history", lambda *_: steps)
     text = history(tmp_path, result)
     assert text.splitlines()[3].split()[:5] == ["2", "best", "method", "40", "36"]
-    assert "best method: the widths of several methods competed" in text
+    assert "best method: the widths reached so far competed with those of other methods" in text
     monkeypatch.setattr(journal, "read_history", lambda *_: steps[:1])
     assert "best method" not in history(tmp_path, result)
 
