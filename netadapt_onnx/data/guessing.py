@@ -10,6 +10,8 @@ from netadapt_onnx.data.dataset import Split
 
 # An accuracy within so many standard errors of guessing cannot be told from it.
 STANDARD_ERRORS = 2.0
+# Fewer samples tell nothing of a model.
+LEAST_SAMPLES = 20
 
 
 def guessing_note(model: str, split: Split, metric: str, accuracy: float) -> str:
@@ -22,7 +24,7 @@ def guessing_note(model: str, split: Split, metric: str, accuracy: float) -> str
         accuracy: The model's.
     """
     labels = split.targets() if metric == "top1" else None
-    if not isinstance(labels, np.ndarray) or labels.ndim != 1:
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or len(labels) < LEAST_SAMPLES:
         return ""
     _, counts = np.unique(labels, return_counts=True)
     guess = counts.max() / len(labels)
