@@ -60,11 +60,15 @@ def score(metric: str, value: float) -> str:
 
 
 def ratio(after: float, before: float) -> str:
-    """What is left: 0.50x; of little two digits, 0.0048x."""
+    """What is left: 0.50x; of less than a tenth two digits.
+
+    >>> ratio(1, 2), ratio(71, 14746)
+    ('0.50x', '0.0048x')
+    """
     if not before:
         return ""
     share = after / before
-    return f"{share:.2f}x" if share >= 0.01 or not share else f"{share:.2g}x"
+    return f"{share:.2f}x" if share >= 0.0995 or not share else f"{share:.2g}x"
 
 
 def amount(resource: str, value: float) -> str:

@@ -32,5 +32,5 @@ def guessing_note(model: str, split: Split, metric: str, accuracy: float) -> str
         return ""
     return (
         f"{model} is right on {accuracy:.1%} of the samples, and always naming the most frequent class on "
-        f"{guess:.1%}: check that classes are numbered, and inputs resized and normalised, as in the model's training"
+        f"{guess:.1%}: check that classes are numbered, and inputs resized and scaled, as in the model's training"
     )

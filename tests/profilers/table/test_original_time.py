@@ -174,7 +174,7 @@ def test_what_is_timed_of_files_is_the_files(
     outcome = netadapt_onnx.evaluate([task[0], tmp_path / "alone.onnx"], task[1])
     assert [model.latency_ms.median for model in outcome.models if model.latency_ms] == [25.0, 10.0]
     assert outcome.models[0].accuracy == outcome.models[1].accuracy
-    assert outcome.notes == ()
+    assert not [note for note in outcome.notes if "right on" not in note]  # the weights are random
     monkeypatch.setattr(run_model, "measure", measure)
     monkeypatch.setattr(run_model, "ratio", ratio)
     job = TimeJob(str(task[0]), None, {}, 1, "cpu", 1, None, 1.0)
