@@ -12,7 +12,7 @@ from netadapt_onnx.common.escape import escape
 from netadapt_onnx.common.options import word_of
 from netadapt_onnx.reporting import REPORT_FILE
 from netadapt_onnx.reporting.result_summary import budget_sentence, budget_state, result_headline
-from netadapt_onnx.reporting.table_rows import result_rows, scores, target_cells
+from netadapt_onnx.reporting.table_rows import changed_group, result_rows, scores, target_cells
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.netadapt import Step
@@ -56,7 +56,7 @@ def result_text(result: AdaptResult, run: Path, model: Path, follow: str) -> str
         model: The original.
         follow: The command to run next.
     """
-    verdicts = [budget_sentence(limit, result.stopped) for limit in result.limits]
+    verdicts = [budget_sentence(limit, result) for limit in result.limits]
     parts = ["\n".join([result_headline(result), *verdicts])]
     parts += [_targets(result), render.table(result_rows(result), ["", "before", "after", "left"])]
     parts += [_deployed(result.deployed)] if result.deployed else []
@@ -78,10 +78,7 @@ def _targets(result: AdaptResult) -> str:
     """A row per target, where there were several."""
     if len(result.models) < 2:
         return ""
-    rows = [
-        [model.budget, budget_state(model.met, model.stopped), *target_cells(model), model.model]
-        for model in result.models
-    ]
+    rows = [[model.budget, budget_state(model), *target_cells(model), model.model] for model in result.models]
     return render.table(
         rows, ["target", "", "macs", "params", "latency", result.accuracy.metric, "model"], text_columns=2
     )
@@ -160,7 +157,7 @@ def _change(step: Step, earlier: Step | None, groups: Mapping[str, object]) -> S
     changes = step.changes({} if earlier is None else earlier.widths)
     branches = step.widths.keys() - groups.keys()
     rows = [
-        (name, *(BRANCH[n] if name in branches else str(n) for n in (before, after)))
+        (changed_group(name), *(BRANCH[n] if name in branches else str(n) for n in (before, after)))
         for name, (before, after) in changes.items()
     ]
     return ["\n".join(column) for column in zip(*rows, strict=True)]

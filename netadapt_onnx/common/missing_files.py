@@ -15,26 +15,30 @@ from netadapt_onnx.errors import NetadaptError
 LEAST_SIMILARITY = 0.6
 # So many names of a folder are compared.
 MOST_NAMES = 10_000
+NO_FILE = "no such file"
 
 
 def missing_file(
     path: str | os.PathLike[str],
     *,
     flag: str = "",
-    what: str = "no such file",
+    what: str = NO_FILE,
     otherwise: str = "",
     code: str = "missing-file",
 ) -> NetadaptError:
     """An error to be raised.
 
     Args:
-        path: What is missing.
+        path: What is missing; a folder where a file was expected is called that.
         flag: The option that named it.
         what: What is said of it.
         otherwise: The hint where no name that exists is near.
         code: The error's code.
     """
     named = f"{flag} {path}" if flag else f"{path}"
+    with suppress(OSError, ValueError):
+        if what == NO_FILE and Path(path).is_dir():
+            return NetadaptError(f"{named} is a folder", hint="name a file", code=code)
     return NetadaptError(f"{named}: {what}", hint=nearest_path(path, otherwise), code=code)
 
 

@@ -60,8 +60,11 @@ def score(metric: str, value: float) -> str:
 
 
 def ratio(after: float, before: float) -> str:
-    """What is left: 0.50x."""
-    return f"{after / before:.2f}x" if before else ""
+    """What is left: 0.50x, or 0.004x where two decimals would say that nothing is."""
+    if not before:
+        return ""
+    share = after / before
+    return f"{share:.1g}x" if 0 < share < 0.01 else f"{share:.2f}x"
 
 
 def amount(resource: str, value: float) -> str:

@@ -57,9 +57,7 @@ def _lines(run: AdaptRun) -> list[str]:
     """The headline and, below it, each verdict."""
     result = run.result
     if result is not None:
-        verdicts = [
-            paragraph(budget_sentence(limit, result.stopped), f"verdict {_kind(limit.met)}") for limit in result.limits
-        ]
+        verdicts = [paragraph(budget_sentence(limit, result), f"verdict {_kind(limit.met)}") for limit in result.limits]
         return [paragraph(result_headline(result), "headline"), *verdicts]
     count = len(run.steps)
     title, advice = UNFINISHED[run.state]
@@ -122,7 +120,7 @@ def _resource_card(run: AdaptRun, change: Change) -> str:
         lines.append(("predicted, not measured", ""))
     for limit in () if run.result is None else run.result.limits:
         if limit.budget.partition("=")[0] == change.resource and run.result is not None:
-            state = budget_state(limit.met, run.result.stopped)
+            state = budget_state(run.result, [limit])
             lines.append((f"budget {budget_amount(limit.budget, limit.limit)}: {state}", _kind(limit.met)))
     title = NAMES.get(kind, kind) + (f" on {device}" if device else "")
     return card(title, render.amount(change.resource, change.after), [line for line in lines if line[0]])

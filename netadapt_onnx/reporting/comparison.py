@@ -130,7 +130,7 @@ def _target_row(run: AdaptRun, model: TargetResult, original: str, seconds: floa
     return [
         run.name,
         model.budget,
-        budget_state(model.met, model.stopped),
+        budget_state(model),
         original,
         "" if searched is None else render.score(run.metric, searched),
         render.score(run.metric, model.validation),

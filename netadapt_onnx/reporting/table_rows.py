@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from netadapt_onnx.common import render
 from netadapt_onnx.reporting.result_summary import measured_changes, predicted_changes
+from netadapt_onnx.search.portfolio import PORTFOLIO
+from netadapt_onnx.search.proposals import TOGETHER
 
 if TYPE_CHECKING:
     from netadapt_onnx.common.headline import Change
@@ -47,6 +49,11 @@ def accuracy_row(change: AccuracyChange, form: str = "") -> list[str]:
 def scores(change: AccuracyChange) -> tuple[str, str]:
     """An accuracy before and after."""
     return render.score(change.metric, change.before), render.score(change.metric, change.after)
+
+
+def changed_group(group: str) -> str:
+    """What a step of a search changed, as people read it: one group, or all of them."""
+    return {TOGETHER: "all groups at once", PORTFOLIO: "the best of several methods"}.get(group, group)
 
 
 def target_cells(model: SearchResult) -> list[str]:

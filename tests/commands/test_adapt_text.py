@@ -15,6 +15,8 @@ from netadapt_onnx.data.metrics import AccuracyChange
 from netadapt_onnx.profilers.devices import opening
 from netadapt_onnx.profilers.table import build
 from netadapt_onnx.search.netadapt import Accepted, Step
+from netadapt_onnx.search.portfolio import PORTFOLIO
+from netadapt_onnx.search.proposals import TOGETHER
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory import journal
 from sample_data import brightest_channel
@@ -93,6 +95,14 @@ def test_a_swap_shows_both_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert first.split()[:4] == ["1", "conv1", "16", "8"]
     assert second.split()[:4] == ["2", "conv1", "8", "16"] and second.endswith("<- result")
     assert third.split() == ["conv2", "32", "24"]
+
+
+def test_steps_of_all_groups_are_named_as_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [step(1, TOGETHER, (48, 32), conv1=8, conv2=24), step(2, PORTFOLIO, (32, 33), conv1=8, conv2=25)]
+    monkeypatch.setattr(journal, "read_history", lambda *_: steps)
+    text = history(tmp_path, _result({"conv1": (16, 8), "conv2": (32, 25)}, iterations=2))
+    assert "all groups at once" in text and "the best of several methods" in text
+    assert "portfolio" not in text
 
 
 def _result(groups: dict[str, tuple[int, int]], iterations: int) -> AdaptResult:

@@ -57,6 +57,12 @@ def test_the_error_says_what_is_missing(folder: Path) -> None:
     assert error.code == "missing-file"
 
 
+def test_a_folder_is_called_one(folder: Path) -> None:
+    error = missing_file("models", flag="--table")
+    assert str(error) == "--table models is a folder; name a file"
+    assert str(missing_file("models", what="not a run directory")) == "models: not a run directory"
+
+
 COMMANDS = {
     "inspect": "inspect modle.onnx",
     "inspect --table": "inspect model.onnx --table tabel.jsonl",

@@ -51,7 +51,16 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
         ["evaluate half.onnx trained.onnx --data data.npz"],
     ),
     (["gate", "model.onnx", "--max", "size=1GB"], ["gate model.onnx --update-baseline"]),
-    (["gate", "model.onnx", "--max-increase", "size=2%", "--baseline", "netadapt-baseline.json"], ["gate model.onnx"]),
+    (["gate", "model.onnx", "--max-increase", "size=2%", "--baseline", "netadapt-baseline.json"], []),
+    (["gate", ".", "--max", "size=1GB"], ["gate . --update-baseline"]),
+    (
+        ["gate", "model.onnx", "--update-baseline", "--baseline", "other.json"],
+        ["gate model.onnx --baseline other.json --max-increase"],
+    ),
+    (
+        ["gate", "half.onnx", "--max-increase", "size=2%", "--baseline", "model.onnx"],
+        ["gate half.onnx --update-baseline"],
+    ),
     (["gate", "model.onnx", "--max", "size=1B"], ["inspect model.onnx"]),
     (["export", "net.py:make", "-o", "net.onnx"], ["inspect net.onnx"]),
     ([*ADAPT, "--budget", "macs=0.9x", "--dry-run"], ["adapt model.onnx --data data.npz", "-o run"]),
