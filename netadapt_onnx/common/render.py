@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from netadapt_onnx.common.escape import escape, shell_command
 from netadapt_onnx.common.progress import Stages
 from netadapt_onnx.common.resources import COUNTED
+from netadapt_onnx.common.wrap import wrapped_cell
 
 if TYPE_CHECKING:
     from netadapt_onnx.common.resources import Resources
@@ -81,6 +82,8 @@ def measured(resource: str, values: Mapping[str, float], intervals: Mapping[str,
         return ""
     ends = intervals.get(resource, (values[resource], values[resource]))
     value, low, high = (amount(resource, each) for each in (values[resource], *ends))
+    if len({text.partition(" ")[2] for text in (value, low, high)}) == 1:  # which is said once
+        low, high = (text.partition(" ")[0] for text in (low, high))
     return f"{value} ({low} to {high})"
 
 
@@ -93,12 +96,20 @@ def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, text
     """Aligned columns, the first `text_columns` of them to the left; strings stay as they are."""
     columns = max((len(row) for row in rows), default=len(headers))
     align = ["left"] * text_columns + ["right"] * (columns - text_columns)
-    return _tabulated(rows, headers, "simple", colalign=align if rows else None, maxcolwidths=_widths(rows, headers))
+    return _tabulated(_narrowed(rows, headers), headers, "simple", colalign=align if rows else None)
 
 
 def listing(rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> str:
     """Left-aligned columns of words."""
-    return _tabulated(rows, headers, "simple" if headers else "plain", maxcolwidths=_widths(rows, headers))
+    return _tabulated(_narrowed(rows, headers), headers, "simple" if headers else "plain")
+
+
+def _narrowed(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> Sequence[Sequence[object]]:
+    """The rows with cells broken where the terminal is too narrow for them."""
+    widths = _widths(rows, headers)
+    if widths is None:
+        return rows
+    return [[wrapped_cell(str(cell), width) for cell, width in zip(row, widths, strict=False)] for row in rows]
 
 
 def _widths(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> list[int] | None:
