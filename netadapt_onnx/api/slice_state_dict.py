@@ -63,6 +63,8 @@ def _check(
     plan: File, tensors: Mapping[str, TensorSlice], unclear: tuple[str, ...], state_dict: Mapping[str, torch.Tensor]
 ) -> None:
     """Raise NetadaptError unless a state dict can be cut so."""
+    import torch
+
     split = [name for name in unclear if name in state_dict]
     if split:
         raise NetadaptError(
@@ -77,7 +79,10 @@ def _check(
             "`netadapt-onnx export` keeps the names of a trained network's parameters; where it is a constant of the "
             "code, such as an order of channels, the class needs another, and weights are not enough"
         )
-        if len(prefixes) == 1:
+        if any(isinstance(value, Mapping) and missing[0] in value for value in state_dict.values()):
+            entry = next(name for name, value in state_dict.items() if isinstance(value, Mapping))
+            hint = f"give the entry '{entry}' of this checkpoint"
+        elif len(prefixes) == 1:
             hint = f"remove the prefix '{prefixes.pop()}' from its names"
         raise NetadaptError(
             f"the state dict lacks {len(missing)} of the {len(tensors)} tensors of {plan}, such as '{missing[0]}'",
@@ -85,6 +90,12 @@ def _check(
             code="invalid-state-dict",
         )
     for name, one in tensors.items():
+        if not isinstance(state_dict[name], torch.Tensor):
+            raise NetadaptError(
+                f"'{name}' is a {type(state_dict[name]).__name__} in the state dict, not a torch tensor",
+                hint="torch.from_numpy makes one of an array",
+                code="invalid-state-dict",
+            )
         shape = tuple(state_dict[name].shape)
         if shape != one.shape:
             raise NetadaptError(

@@ -66,7 +66,7 @@ def _lines(run: AdaptRun) -> list[str]:
     last = f" The last iteration, before the final training: {best}." if best else ""
     last = last if run.steps else " Before the first iteration the original is measured and evaluated."
     return [
-        paragraph(title.format(f"{count} iteration{'' if count == 1 else 's'}"), "headline"),
+        paragraph(title.format(render.plural(count, "iteration")), "headline"),
         paragraph(f"Asked for {budgets}.{last}{advice.format(datetime.now(UTC))}"),
     ]
 
@@ -86,7 +86,7 @@ def _effort(run: AdaptRun) -> list[str]:
         return []
     seconds = result.seconds
     time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    count = f"{result.iterations} iteration{'' if result.iterations == 1 else 's'}, {time}"
+    count = f"{render.plural(result.iterations, 'iteration')}, {time}"
     return [count, *([STOPPED[result.stopped]] if result.stopped in STOPPED else [])]
 
 
