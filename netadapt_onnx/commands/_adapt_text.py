@@ -67,9 +67,8 @@ def result_text(result: AdaptResult, run: Path, model: Path, follow: str) -> str
     parts += [f"Removed residual branches: {', '.join(result.removed)}"] if result.removed else []
     parts += [with_model(note, model) for note in result.notes]
     page = f" and {escape(run / REPORT_FILE)}" if (run / REPORT_FILE).exists() else ""
-    parts.append(
-        f"{render.plural(result.iterations, 'iteration')} in {result.seconds:.0f} s; wrote {result.model}{page}\n\nnext: {follow}"
-    )
+    work = f"{render.plural(result.iterations, 'iteration')} in {result.seconds:.0f} s"
+    parts += [f"{work}; wrote {result.model}{page}", f"next: {follow}"]
     return "\n\n".join(filter(None, parts))
 
 
