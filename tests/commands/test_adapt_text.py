@@ -82,6 +82,20 @@ def test_a_budget_that_only_a_table_judges_and_no_widths_meet_says_the_smallest(
     assert 0.01 < share < 1
 
 
+def test_a_plan_says_that_no_widths_meet_a_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for start in ("original", "curves"):
+        planned = [
+            *adapting("run", "--budget", "latency=0.01x", "--table", "there.jsonl", "--dry-run"),
+            "--start",
+            start,
+        ]
+        assert cli.run(planned) == 0
+        out = capsys.readouterr().out
+        assert "No widths meet the budget: the narrowest model is predicted to still take 0." in out
+    assert cli.run(adapting("run", "--budget", "macs=0.8x", "--dry-run")) == 0
+    assert "No widths" not in capsys.readouterr().out
+
+
 def step(iteration: int, group: str, channels: tuple[int, int], **widths: int) -> Step:
     accepted = Accepted(accuracy=0.5, ranked=0.5, correction={})
     return Step(iteration, group, channels, widths, "macs", 1.0, {"macs": 1000.0}, accepted, (), ())
