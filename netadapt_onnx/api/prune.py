@@ -144,7 +144,9 @@ def _require_one_amount(options: PruneOptions) -> None:
     """Raise NetadaptError unless how much to remove is said in exactly one way."""
     ratio, budget = options.ratio, options.budget
     if sum(way is not None and way != {} for way in (ratio, options.keep, budget, options.plan)) != 1:
-        raise NetadaptError("how much to prune?", hint="give one of --ratio, --keep, --budget and --plan", code="usage")
+        raise NetadaptError(
+            "nothing says how much to prune", hint="give one of --ratio, --keep, --budget and --plan", code="usage"
+        )
     if options.global_ and ratio is None and budget is None:
         raise NetadaptError("--global ranks all groups together", hint="give --ratio or --budget with it", code="usage")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -64,11 +64,6 @@ def target_cells(model: SearchResult) -> list[str]:
         render.milliseconds(model.after.latency_ms),
         render.score(model.accuracy.metric, model.accuracy.after),
     ]
-
-
-def verdict(met: bool | None, stopped: str, words: Mapping[bool | None, str]) -> str:
-    """Whether a budget holds, in `words`, unless a device was too busy to tell."""
-    return "could not be judged" if met is None and stopped == "could-not-judge" else words[met]
 
 
 def law_rows(laws: Sequence[GroupLaw]) -> list[list[object]]:

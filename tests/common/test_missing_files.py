@@ -63,6 +63,15 @@ def test_a_folder_is_called_one(folder: Path) -> None:
     assert str(missing_file("models", what="not a run directory")) == "models: not a run directory"
 
 
+def test_a_missing_baseline_is_named_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(small(), tmp_path / "m.onnx")
+    error = run(capsys, "gate", "m.onnx", "--max-increase", "size=2%", "--baseline", "before.onnx", code=2)
+    assert "size increase: the baseline before.onnx: no such file" in error
+
+
 COMMANDS = {
     "inspect": "inspect modle.onnx",
     "inspect --table": "inspect model.onnx --table tabel.jsonl",

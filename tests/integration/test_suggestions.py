@@ -43,6 +43,7 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
         ["finetune solved.onnx --teacher model.onnx --data data.npz"],
     ),
     (["diff", "model.onnx", "half.onnx"], ["gate half.onnx --baseline model.onnx"]),
+    (["diff", "model.onnx", "model.onnx"], []),
     (["time", "model.onnx", "half.onnx", "--max-time", "2s"], ["diff model.onnx half.onnx"]),
     (["evaluate", "model.onnx", "half.onnx", *DATA], ["diff model.onnx half.onnx"]),
     (["evaluate", "model.onnx", *DATA, "--no-latency"], ["inspect model.onnx"]),
