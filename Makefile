@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: docs help install demo test test-fast coverage test-avx2 test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
+.PHONY: docs outputs site help install demo test test-fast coverage test-avx2 test-all test-browser test-ray kill-campaign test-aarch64 lint format fuzz clean test-openvino kill-tables
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' Makefile
@@ -27,6 +27,10 @@ $(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-adapt: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing what the demo needs into $(VENV) (minutes the first time)"
 	@$(PIP) -e '.[adapt,report]'
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	@$(PIP) mike mkdocs-material
 	@touch $@
 
 install: $(VENV)/.installed-all ## create .venv with all extras and the development tools
@@ -48,6 +52,12 @@ docs: $(VENV)/.installed-all ## write the pages, tables and pictures that are ma
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/benchmarks.py
 	$(BIN)/python docs/pictures/architecture.py
+
+outputs: $(VENV)/.installed-all ## what commands print, in the pages that show it (minutes); OUTPUTS="--measure README.md" measures anew
+	$(BIN)/python docs/outputs.py $(OUTPUTS)
+
+site: $(VENV)/.installed-docs ## the documentation site in build/site; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # What a change to one module breaks first, under a minute. Left out: training, profiling, search, scaling, reports, the
 # public functions and whole programs, and of the rest what takes more than a second.

@@ -1,8 +1,9 @@
-"""Write the tables of results into the pages of docs/, from benchmarks/results/*.json.
+"""Write the tables of results into README.md and the pages of docs/, from benchmarks/results/*.json.
 
 python docs/benchmarks.py    # make docs; a test fails where the pages and the results differ
 
-A table stands between `<!-- results: NAME -->` and `<!-- end of results -->`; what is around it is written by hand.
+A table stands between `<!-- results: NAME -->` and `<!-- end of results -->`, a short one of README.md between
+`<!-- summary: NAME -->` and `<!-- end of summary -->`; what is around them is written by hand.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ sys.path.insert(0, str(FOLDER.parent / "benchmarks"))
 
 from result_files import FOLDER as FOLDER_OF_RESULTS  # noqa: E402
 from result_tables import block  # noqa: E402
+from summary_tables import TABLES as SUMMARIES  # noqa: E402
 
+README = FOLDER.parent / "README.md"
 _BLOCK = re.compile(r"<!-- results: (\w+) -->\n.*?<!-- end of results -->", re.DOTALL)
+_SUMMARY = re.compile(r"<!-- summary: (\w+) -->\n.*?<!-- end of summary -->", re.DOTALL)
 
 
 def pages() -> dict[Path, set[str]]:
@@ -25,7 +29,7 @@ def pages() -> dict[Path, set[str]]:
     names_by_page = {
         page: set(_BLOCK.findall(page.read_text(encoding="utf-8"))) for page in sorted(FOLDER.glob("*.md"))
     }
-    return {page: names for page, names in names_by_page.items() if names}
+    return {README: set(), **{page: names for page, names in names_by_page.items() if names}}
 
 
 def files() -> set[str]:
@@ -36,6 +40,9 @@ def files() -> set[str]:
 def page_text(page: Path) -> str:
     """The page as it should be."""
     text = page.read_text(encoding="utf-8")
+    text = _SUMMARY.sub(
+        lambda match: f"<!-- summary: {match[1]} -->\n{SUMMARIES[match[1]]()}\n<!-- end of summary -->", text
+    )
     return _BLOCK.sub(lambda match: f"<!-- results: {match[1]} -->\n{block(match[1])}\n<!-- end of results -->", text)
 
 

@@ -108,6 +108,7 @@ class IterationLoop:
             start=candidates.losses if options.begins_with_curves else None,
             errors=candidates.errors if options.proposals == "lazy" else None,
             portfolio=None if options.portfolio == "off" else plan,
+            draws=self._context.trials.draws,
         )
 
     def _is_below_floor(self, step: Step) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netadapt_onnx.search.curves import DRAWS
 from netadapt_onnx.search.width_program import Losses
 
 # By group or branch, the importance of every channel of a model, least first.
@@ -42,6 +43,7 @@ class Methods:
         start: The same, for the widths that NetAdapt's loop begins at; None: it begins at the original's.
         errors: Computes each group's error curve, for lazy ranking; None: all proposals are evaluated.
         portfolio: What competes at the end.
+        draws: How many times losses are drawn where curves compete.
     """
 
     knapsack: Importances | None = None
@@ -49,3 +51,4 @@ class Methods:
     start: Callable[[], Losses] | None = None
     errors: Callable[[], Losses] | None = None
     portfolio: PortfolioPlan | None = None
+    draws: int = DRAWS

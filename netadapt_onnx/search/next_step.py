@@ -71,33 +71,36 @@ def next_step(
     if iteration is not None and not (methods.curves is not None and iteration.is_widening):
         return _netadapt_step(problem, candidates, steps, iteration, methods)
     if methods.portfolio is not None and portfolio.is_due(problem, steps):
-        return _portfolio_step(problem, candidates, steps, methods.portfolio)
+        return _portfolio_step(problem, candidates, steps, methods.portfolio, methods.draws)
     return None
 
 
 def _joint_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], methods: Methods) -> Step | None:
     """The step of a strategy that changes all groups at once; None if it has nothing more to propose."""
     if methods.curves is not None and curves.is_due(problem, steps):
-        return _curves_step(problem, candidates, steps, methods.curves())
+        return _curves_step(problem, candidates, steps, methods.curves(), methods.draws)
     if methods.start is not None and first_jump.is_due(problem, steps):
-        return _curves_step(first_jump.jump_problem(problem, steps), candidates, steps, methods.start())
+        jump = first_jump.jump_problem(problem, steps)
+        return _curves_step(jump, candidates, steps, methods.start(), methods.draws)
     if methods.portfolio is not None and portfolio.has_missed(problem, steps):
         losses = methods.portfolio.losses
         if losses is not None and curves.has_rounds(problem, steps):
-            return _curves_step(problem, candidates, steps, losses())
+            return _curves_step(problem, candidates, steps, losses(), methods.draws)
     if methods.knapsack is not None and knapsack.has_rounds(problem, steps):
         joint = knapsack.propose(problem, steps, methods.knapsack())
         return None if joint is None else joint.step(0, candidates.accept(joint.number, joint.proposals[0]))
     return None
 
 
-def _curves_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], losses: Losses) -> Step | None:
+def _curves_step(
+    problem: Problem, candidates: Evaluates, steps: Sequence[Step], losses: Losses, draws: int
+) -> Step | None:
     """The step to the best widths by error curves; None if there are none that were not had before, or no better ones.
 
     Where the current model is within the limits already, only room was left, that wider layers might have used.
     """
     number = len(steps) + 1
-    competition = curves.compete(problem, steps, losses, partial(candidates.solve_jointly, number, CURVES))
+    competition = curves.compete(problem, steps, losses, partial(candidates.solve_jointly, number, CURVES), draws)
     best = competition.best()
     if not competition.proposals or (best is not None and not curves.is_better(problem, steps, competition)):
         return None
@@ -131,13 +134,16 @@ def _ranking(
     return rank_lazily(problem, iteration, steps, methods.errors(), rank, losses)
 
 
-def _portfolio_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], plan: PortfolioPlan) -> Step | None:
+def _portfolio_step(
+    problem: Problem, candidates: Evaluates, steps: Sequence[Step], plan: PortfolioPlan, draws: int
+) -> Step | None:
     """The step to the best of the widths of several methods; None if there is nothing to compete with."""
     number = len(steps) + 1
     others: list[Proposal] = []
     accuracies: dict[str, float | None] = {}
     if plan.losses is not None:
-        competition = curves.compete(problem, steps, plan.losses(), partial(candidates.solve_jointly, number, CURVES))
+        solve = partial(candidates.solve_jointly, number, CURVES)
+        competition = curves.compete(problem, steps, plan.losses(), solve, draws)
         for best in competition.order()[: portfolio.MOST_CURVES]:
             others.append(competition.proposals[best])
             accuracies[competition.proposals[best].method or ""] = competition.accuracies[best]

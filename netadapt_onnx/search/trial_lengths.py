@@ -1,10 +1,11 @@
-"""How long models are trained only to compare them: as long as the network's cost allows."""
+"""How much is spent on models only to compare them: as much as the network's cost allows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from netadapt_onnx.graph.cost import cost
+from netadapt_onnx.search.curves import DRAWS
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.training.length import BATCH_SIZE, trial_steps
@@ -18,11 +19,13 @@ class TrialLengths:
         short_term: The steps of each proposal, finalist or winner; 0: they are not trained.
         finalists: How many proposals of an iteration are trained for so long before one of them wins.
         portfolio: The steps of the first round of a portfolio; 0: the solved models decide.
+        draws: How many times losses are drawn where curves compete.
     """
 
     short_term: int
     finalists: int
     portfolio: int
+    draws: int
 
 
 def trial_lengths(prepared: PreparedModel, options: AdaptOptions) -> TrialLengths:
@@ -36,7 +39,8 @@ def trial_lengths(prepared: PreparedModel, options: AdaptOptions) -> TrialLength
     if finalists and options.short_term is None:
         short_term = _affordable(prepared, short_term)
         finalists = finalists if short_term else 0
-    return TrialLengths(short_term, finalists, _affordable(prepared, options.portfolio_steps))
+    draws = DRAWS if _affordable(prepared, 1) else 0
+    return TrialLengths(short_term, finalists, _affordable(prepared, options.portfolio_steps), draws)
 
 
 def _affordable(prepared: PreparedModel, planned: int) -> int:

@@ -28,6 +28,11 @@ def test_every_file_of_results_has_a_table_and_a_place() -> None:
     assert set(FILES) == set().union(*DOCS["pages"]().values())
 
 
+def test_the_readme_shows_both_summaries() -> None:
+    text = DOCS["README"].read_text(encoding="utf-8")
+    assert all(f"<!-- summary: {name} -->" in text for name in DOCS["SUMMARIES"])
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_results_say_when_where_and_by_which_command(name: str) -> None:
     document = result_files.read(name)

@@ -32,11 +32,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 KEYWORDS: dict[str, tuple[type, tuple[str, ...]]] = runpy.run_path(str(REPOSITORY / "docs" / "keywords.py"))["KEYWORDS"]
 ADAPT = declared_options(AdaptOptions)
 # By the functions' keywords: the command that takes the same options.
-COMMANDS = {name: name.removesuffix("Keywords").lower() for name in KEYWORDS} | {"BundleKeywords": "profile bundle"}
+COMMANDS = {name: name.removesuffix("Keywords").lower() for name in KEYWORDS} | {
+    "BundleKeywords": "profile bundle",
+    "MeasureLatencyKeywords": "time",
+}
 DATA = {"data", "task", "resize", "crop", "mean", "std"}
 # What commands declare by themselves: outputs, ways of the command line, and choices that become one object.
 OWN = {"out", "output", "table", "dry_run", "config", "json", "verbose", "quiet", "debug", "plot", "form", "overwrite"}
-OWN |= {"attention", "resize_io", "resource", "more"}
+OWN |= {"attention", "resize_io", "resource", "more", "show_all"}
 
 
 def command(name: str) -> click.Command:

@@ -65,7 +65,7 @@ def test_every_dependency_is_pinned_exactly() -> None:
     requirements = [*project["dependencies"], *(d for name, group in extras.items() if name != "all" for d in group)]
     names = {d.split(">=")[0].split("[")[0].lower().replace("_", "-") for d in requirements}
     assert names <= pinned
-    assert set(extras) == {"adapt", "report", "ray", "adb", "tensorboard", "dev", "all"}
+    assert set(extras) == {"adapt", "report", "ray", "adb", "tensorboard", "docs", "dev", "all"}
 
 
 @pytest.mark.parametrize("file", ["Makefile", ".ci/run", ".pre-commit-config.yaml"])

@@ -5,36 +5,27 @@ Each page's blocks are run in order in one folder, as its reader would.
 
 from __future__ import annotations
 
-import doctest
-import io
 import re
 import runpy
 import shlex
 import shutil
-import subprocess
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
-import yaml
 
 import netadapt_onnx
-from documentation import OUTPUT, REPOSITORY, Block, anchors, blocks, commands, links, pages
-from models import channels_last, plain
+from documentation import REPOSITORY, anchors, blocks, commands, links, outputs, pages, shown
 from netadapt_onnx import cli
-from netadapt_onnx.common import config
 from netadapt_onnx.profilers.providers import PROVIDERS
 from netadapt_onnx.surgery.rules.registry import RULES
+from page_runs import PROGRAM, PageSession, form, supply
+from recorded_results import read_records, replay
 from report_runs import finished
 
 PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-PROGRAM = "netadapt-onnx "
-# What Python knows after the blocks of a page so far: they are one session.
-SESSIONS: dict[Path, dict[str, object]] = {}
 REFERENCE = runpy.run_path(str(REPOSITORY / "docs" / "reference.py"))
 
 
@@ -44,73 +35,9 @@ def named(path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def supplies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages assume that their reader has: a model, data, a network in PyTorch, another model, a repository."""
     folder = tmp_path_factory.mktemp("supplies")
-    (folder / "model.onnx").write_bytes(plain((8, 16), size=8).SerializeToString())
-    shutil.copy(folder / "model.onnx", folder / "before.onnx")
-    (folder / "keras.onnx").write_bytes(channels_last(size=8).SerializeToString())
-    rng = np.random.default_rng(0)
-    arrays = {f"x_{s}": rng.standard_normal((32, 3, 8, 8)).astype(np.float32) for s in ("train", "val", "test")}
-    labels = {f"y_{s}": rng.integers(0, 10, 32) for s in ("train", "val", "test")}
-    np.savez(folder / "data.npz", **arrays, **labels)
-    (folder / "net.py").write_text(
-        "import torch\ndef make():\n    return torch.nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8)\n"
-    )
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    for words in (["init", "-q", "-b", "main"], ["add", "model.onnx"], ["commit", "-q", "-m", "model"]):
-        subprocess.run([*git, *words], cwd=folder, check=True, capture_output=True)
+    supply(folder)
     return folder
-
-
-def _shell(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
-    for line in commands(block):
-        assert line.startswith(PROGRAM), (
-            f"{block.place}: '{line}' is not ours: mark the block with <!-- not run: why -->"
-        )
-        code = cli.run(shlex.split(line, comments=True)[1:])
-        out, err = capsys.readouterr()
-        assert code == 0, f"{block.place}: {line}\n{out}{err}"
-
-
-def _python(block: Block, _: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block.text, block.place, "exec"), SESSIONS.setdefault(block.page, {"__name__": "__main__"}))
-
-
-def _toml(block: Block, _: pytest.CaptureFixture[str]) -> None:
-    content = tomllib.loads(block.text)
-    if set(content) == {"groups"}:  # a plan: the commands after it replay it
-        Path("plan.toml").write_text(block.text)
-        return
-    inside = "tool" in content
-    file = Path("pyproject.toml" if inside else "netadapt.toml")
-    file.write_text(block.text)
-    for section in config.SECTIONS:
-        config.read(file, section, object)
-    file.unlink()
-
-
-def _yaml(block: Block, _: pytest.CaptureFixture[str]) -> None:
-    assert yaml.safe_load(block.text)
-
-
-def _pycon(block: Block, _: pytest.CaptureFixture[str]) -> None:
-    """A session with its answers."""
-    names = SESSIONS.setdefault(block.page, {"__name__": "__main__"})
-    test = doctest.DocTestParser().get_doctest(block.text, names, block.place, str(block.page), 0)
-    assert test.examples, f"{block.place}: nothing is typed"
-    runner, output = doctest.DocTestRunner(verbose=False), io.StringIO()
-    failed = runner.run(test, out=output.write, clear_globs=False).failed
-    names.update(test.globs)
-    assert not failed, f"{block.place}\n{output.getvalue()}"
-
-
-RUNNERS: dict[str, Callable[[Block, pytest.CaptureFixture[str]], None]] = {
-    "sh": _shell,
-    "python": _python,
-    "pycon": _pycon,
-    "toml": _toml,
-    "yaml": _yaml,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -129,39 +56,42 @@ def registries(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=named)
-def test_blocks_run(
-    page: Path, supplies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_blocks_run_and_print_what_the_page_shows(
+    page: Path, supplies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _run(page, False, supplies, tmp_path, monkeypatch, capsys)
+    _run(page, False, supplies, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if any(b.mark == "slow" for b in blocks(p))], ids=named)
-def test_slow_blocks_run_too(
-    page: Path, supplies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _run(page, True, supplies, tmp_path, monkeypatch, capsys)
+def test_slow_blocks_run_too(page: Path, supplies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _run(page, True, supplies, tmp_path, monkeypatch)
 
 
-def _run(
-    page: Path,
-    slow: bool,
-    supplies: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def _run(page: Path, slow: bool, supplies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(supplies, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    SESSIONS.pop(page, None)
+    session, shown_by = PageSession(page), dict(outputs(page))
     for block in blocks(page):
-        if block.language != OUTPUT and (not block.mark or (slow and block.mark == "slow")):
-            RUNNERS[block.language](block, capsys)
+        if block.mark in ("", "file", "slow" if slow else ""):
+            printed = session.run(block)
+            if block in shown_by and not block.mark:
+                output = shown_by[block]
+                assert form(output.text) == form(shown(output, printed)), f"{output.place}: run make outputs"
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.place)
-def test_blocks_are_of_a_kind_that_can_be_judged(block: Block) -> None:
-    assert block.language in {OUTPUT, *RUNNERS}, f"{block.place}: the fence names no language"
+@pytest.mark.parametrize("page", [p for p in PAGES if outputs(p)], ids=named)
+def test_measured_outputs_are_what_their_results_look_like(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the letter: results are recorded, and shown by today's program."""
+    monkeypatch.chdir(tmp_path)
+    records = read_records(page)
+    measured = [(block, output) for block, output in outputs(page) if block.mark]
+    assert {line for block, _ in measured for line in commands(block)} == set(records), "run docs/outputs.py --measure"
+    for block, output in measured:
+        printed = "".join(replay(line, records[line]) for line in commands(block))
+        assert output.text == shown(output, printed), f"{output.place}: run make outputs"
 
 
 ALL_COMMANDS = [

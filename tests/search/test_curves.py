@@ -12,7 +12,6 @@ from netadapt_onnx.search.curves import (
     DRAWS,
     POWERS,
     PROBE_ERROR,
-    ROUNDS,
     Probe,
     compete,
     is_due,
@@ -81,7 +80,7 @@ def test_powers_and_draws_are_evaluated_once_for_each_widths_and_the_best_become
 
     result = compete(one, [], losses, evaluate)
     assert evaluated == list(range(len(result.proposals)))
-    assert 1 <= len(evaluated) <= len(POWERS) + ROUNDS * DRAWS
+    assert 1 <= len(evaluated) <= len(POWERS) + DRAWS
     assert len({tuple(p.widths.values()) for p in result.proposals}) == len(result.proposals)
     assert all(met(p.resources, one.limits) for p in result.proposals)
     best = result.best()
@@ -89,6 +88,22 @@ def test_powers_and_draws_are_evaluated_once_for_each_widths_and_the_best_become
     assert best == (None if not finite else result.accuracies.index(max(finite)))
     again = compete(one, [], losses, evaluate)
     assert again == result
+
+
+def test_losses_are_drawn_so_many_times_around_those_of_the_best_widths() -> None:
+    rng = np.random.default_rng(0)
+    full = {f"group{n}": 32 for n in range(6)}
+    losses = {name: np.linspace(0, rng.uniform(0.01, 0.1), 33) ** 2 for name in full}
+    one = problem(full, lambda w: {"macs": float(sum(w.values()))}, {"macs": 100.0}, lambda w: 0.5)
+    one = replace(one, choices=[ChannelChoices(name, 32, (24, 16, 8), (32, 24, 16, 8)) for name in full])
+    methods = {
+        draws: [p.method for p in compete(one, [], losses, lambda _, numbers: [0.5] * len(numbers), draws).proposals]
+        for draws in (0, 1, DRAWS)
+    }
+    for draws, tried in methods.items():
+        beyond = {f"curves, draw {number}" for number in range(draws + 1, DRAWS + 1)}
+        assert tried == [method for method in methods[DRAWS] if method not in beyond]
+    assert len(methods[0]) < len(methods[DRAWS])
 
 
 def test_what_lost_a_round_does_not_come_back_in_another() -> None:

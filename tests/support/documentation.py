@@ -1,7 +1,13 @@
 """The project's Markdown: its pages, their fenced blocks with what is said of running them, their headings and links.
 
-A block is run by a test unless the line before its fence says why not: `<!-- not run: why -->`, or
-`<!-- slow: why -->`, which only `make test-all` runs. Blocks of `text` are output, and not meant to be typed.
+A block is run by a test, unless the line before its fence says something else:
+
+- `<!-- not run: why -->`: no test runs it; `<!-- slow: why -->`: only `make test-all` does.
+- `<!-- file: NAME -->`: it is the content of a file, which the page's reader saves.
+- `<!-- output -->`: it is what the block before it prints, written by `docs/outputs.py`; `<!-- output: 12 lines -->`:
+  its beginning.
+
+Other blocks of `text` are not meant to be typed.
 """
 
 from __future__ import annotations
@@ -13,12 +19,13 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 OUTPUT = "text"
 _FENCE = re.compile(r"^\s*(`{3,})(\w*)\s*$")
-_MARK = re.compile(r"^\s*<!-- (not run|slow): (.+) -->$")
+_MARK = re.compile(r"^\s*<!-- (?:(not run|slow|file): (.+)|(output)(?:: (\d+) lines)?) -->$")
+_CUT = "..."
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; `mark` is "", "not run" or "slow", and `reason` why."""
+    """A fenced block; `mark` is what stands before it ("" for nothing), and `reason` what the mark says."""
 
     page: Path
     line: int
@@ -54,7 +61,7 @@ def blocks(page: Path) -> list[Block]:
         if opened is None:
             if fence is not None:
                 mark = _MARK.match(before)
-                opened = (number, fence[1], fence[2], [], (mark[1], mark[2]) if mark else ("", ""))
+                opened = (number, fence[1], fence[2], [], _marked(mark))
         elif fence is not None and fence[1] == opened[1] and not fence[2]:
             closed.append(Block(page, opened[0], opened[2], "\n".join(opened[3]) + "\n", *opened[4]))
             opened = None
@@ -65,9 +72,29 @@ def blocks(page: Path) -> list[Block]:
     return closed
 
 
+def _marked(mark: re.Match[str] | None) -> tuple[str, str]:
+    return (mark[1] or mark[3], mark[2] or mark[4] or "") if mark else ("", "")
+
+
+def outputs(page: Path) -> list[tuple[Block, Block]]:
+    """The blocks of a page whose output is shown, each with the block that shows it."""
+    every = blocks(page)
+    pairs = [(every[i - 1], block) for i, block in enumerate(every) if block.mark == "output"]
+    assert all(block.language == OUTPUT for _, block in pairs), f"{page}: output stands in a block of `{OUTPUT}`"
+    return pairs
+
+
+def shown(block: Block, printed: str) -> str:
+    """What a block shows of an output: all, or so many lines from its beginning."""
+    lines = [line.rstrip() for line in printed.strip("\n").splitlines()]
+    if block.reason and len(lines) > int(block.reason):
+        lines = [*lines[: int(block.reason)], _CUT]
+    return "\n".join(lines) + "\n"
+
+
 def commands(block: Block) -> list[str]:
     """The commands of a `sh` block: continued lines joined, comments left out."""
-    lines = block.text.replace("\\\n", " ").splitlines()
+    lines = re.sub(r"\s*\\\n\s*", " ", block.text).splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 

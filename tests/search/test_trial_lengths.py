@@ -1,0 +1,36 @@
+"""What is spent on models only to compare them: as planned on cheap networks, nothing on costly ones."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+from models import residual
+from netadapt_onnx.search.curves import DRAWS
+from netadapt_onnx.search.options import AdaptOptions
+from netadapt_onnx.search.prepared_model import PreparedModel
+from netadapt_onnx.search.trial_lengths import TrialLengths, trial_lengths
+from tracing import trace_model
+
+OPTIONS = AdaptOptions(budget=("macs=0.5x",), finalists=3)
+
+
+def lengths(size: int, samples: int | None = 1000) -> TrialLengths:
+    """Those of a residual network of 64 channels on pictures of a size."""
+    data = None if samples is None else SimpleNamespace(train=range(samples))
+    prepared = SimpleNamespace(data=data, trace=trace_model(residual(64, size=size)))
+    return trial_lengths(cast(PreparedModel, prepared), OPTIONS)
+
+
+def test_a_cheap_network_is_trained_for_as_long_as_planned_and_has_drawn_losses() -> None:
+    planned = TrialLengths(OPTIONS.short_term_steps, OPTIONS.finalists, OPTIONS.portfolio_steps, DRAWS)
+    assert lengths(size=8) == planned
+    assert min(planned.short_term, planned.finalists, planned.portfolio) > 0
+
+
+def test_of_a_costly_network_models_are_compared_untrained_and_by_few_versions_of_the_losses() -> None:
+    assert lengths(size=1024) == TrialLengths(0, 0, 0, 0)
+
+
+def test_without_samples_there_is_nothing_to_train_with() -> None:
+    assert lengths(size=8, samples=None) == TrialLengths(0, 0, 0, 0)
