@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 from netadapt_onnx.common import render
 from netadapt_onnx.reporting.result_summary import measured_changes, predicted_changes
-from netadapt_onnx.search.portfolio import PORTFOLIO
-from netadapt_onnx.search.proposals import TOGETHER
 
 if TYPE_CHECKING:
     from netadapt_onnx.common.headline import Change
@@ -53,6 +51,9 @@ def scores(change: AccuracyChange) -> tuple[str, str]:
 
 def changed_group(group: str) -> str:
     """What a step of a search changed, as people read it: one group, or all of them."""
+    from netadapt_onnx.search.portfolio import PORTFOLIO
+    from netadapt_onnx.search.proposals import TOGETHER
+
     return {TOGETHER: "all groups at once", PORTFOLIO: "the best of several methods"}.get(group, group)
 
 
