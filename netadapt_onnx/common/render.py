@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from netadapt_onnx.common.escape import escape, shell_command
 from netadapt_onnx.common.progress import Stages
 from netadapt_onnx.common.resources import COUNTED
-from netadapt_onnx.common.wrap import wrapped_cell
 
 if TYPE_CHECKING:
     from netadapt_onnx.common.resources import Resources
@@ -109,6 +108,8 @@ def _narrowed(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> Seque
     widths = _widths(rows, headers)
     if widths is None:
         return rows
+    from netadapt_onnx.common.wrap import wrapped_cell
+
     return [[wrapped_cell(str(cell), width) for cell, width in zip(row, widths, strict=False)] for row in rows]
 
 
