@@ -2,8 +2,7 @@
 
     python docs/pictures/result.py RUN [RESOURCE]     # a finished run; by default the first budget's resource
 
-The committed one is a run of `netadapt-onnx adapt resnet20.onnx --data cifar10.npz --budget latency=0.6x
---allow-block-removal`.
+The committed one is a run of `netadapt-onnx adapt resnet20_folded.onnx --data cifar10.npz --budget latency=0.6x`.
 """
 
 from __future__ import annotations

@@ -60,9 +60,11 @@ def _place(value: torch.Tensor) -> object:
 
 
 def _check(
-    plan: File, tensors: Mapping[str, TensorSlice], unclear: tuple[str, ...], state_dict: Mapping[str, torch.Tensor]
+    plan: File, tensors: Mapping[str, TensorSlice], unclear: tuple[str, ...], state_dict: Mapping[str, object]
 ) -> None:
     """Raise NetadaptError unless a state dict can be cut so."""
+    import torch
+
     split = [name for name in unclear if name in state_dict]
     if split:
         raise NetadaptError(
@@ -77,7 +79,10 @@ def _check(
             "`netadapt-onnx export` keeps the names of a trained network's parameters; where it is a constant of the "
             "code, such as an order of channels, the class needs another, and weights are not enough"
         )
-        if len(prefixes) == 1:
+        entries = [name for name, one in state_dict.items() if isinstance(one, Mapping) and missing[0] in one]
+        if entries:
+            hint = f"give the entry '{entries[0]}' of this checkpoint"
+        elif len(prefixes) == 1:
             hint = f"remove the prefix '{prefixes.pop()}' from its names"
         raise NetadaptError(
             f"the state dict lacks {len(missing)} of the {len(tensors)} tensors of {plan}, such as '{missing[0]}'",
@@ -85,7 +90,14 @@ def _check(
             code="invalid-state-dict",
         )
     for name, one in tensors.items():
-        shape = tuple(state_dict[name].shape)
+        value = state_dict[name]
+        if not isinstance(value, torch.Tensor):
+            raise NetadaptError(
+                f"'{name}' is a {type(value).__name__} in the state dict, not a torch tensor",
+                hint="torch.from_numpy makes one of an array",
+                code="invalid-state-dict",
+            )
+        shape = tuple(value.shape)
         if shape != one.shape:
             raise NetadaptError(
                 f"'{name}' has shape {shape} in the state dict and {one.shape} in the model that {plan} cuts",

@@ -12,7 +12,7 @@ from netadapt_onnx.common.escape import escape
 from netadapt_onnx.common.options import word_of
 from netadapt_onnx.reporting import REPORT_FILE
 from netadapt_onnx.reporting.result_summary import budget_sentence, budget_state, result_headline
-from netadapt_onnx.reporting.table_rows import result_rows, scores, target_cells
+from netadapt_onnx.reporting.table_rows import changed_group, result_rows, scores, target_cells
 
 if TYPE_CHECKING:
     from netadapt_onnx.search.netadapt import Step
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 # A residual branch is a group that has one channel, or none.
 BRANCH = {0: "removed", 1: "kept"}
 BEFORE_TRAINING = "* on held-out samples, before the final training"
-# What the step of a portfolio is called in the narrow column of a terminal, and what that means.
-BEST_METHOD = "best method"
+# What the name of a portfolio's step means.
 COMPETED = (
-    f"{BEST_METHOD}: the widths reached so far competed with those of other methods, by default after a short\n"
-    "training of each; the winner's go on, and may differ in every group"
+    "the best of several methods: the widths reached so far competed with those of other methods, by default\n"
+    "after a short training of each; the winner's go on, and may differ in every group"
 )
 
 
@@ -62,7 +61,7 @@ def result_text(result: AdaptResult, run: Path, model: Path, follow: str) -> str
         model: The original.
         follow: The command to run next.
     """
-    verdicts = [budget_sentence(limit, result.stopped) for limit in result.limits]
+    verdicts = [budget_sentence(limit, result) for limit in result.limits]
     parts = ["\n".join([result_headline(result), *verdicts])]
     parts += [_targets(result), render.table(result_rows(result), ["", "before", "after", "left"])]
     parts += [_deployed(result.deployed)] if result.deployed else []
@@ -73,10 +72,8 @@ def result_text(result: AdaptResult, run: Path, model: Path, follow: str) -> str
     parts += [f"Removed residual branches: {', '.join(result.removed)}"] if result.removed else []
     parts += [with_model(note, model) for note in result.notes]
     page = f" and {escape(run / REPORT_FILE)}" if (run / REPORT_FILE).exists() else ""
-    plural = "" if result.iterations == 1 else "s"
-    parts.append(
-        f"{result.iterations} iteration{plural} in {result.seconds:.0f} s; wrote {result.model}{page}\n\nnext: {follow}"
-    )
+    work = f"{render.plural(result.iterations, 'iteration')} in {result.seconds:.0f} s"
+    parts += [f"{work}; wrote {result.model}{page}", f"next: {follow}"]
     return "\n\n".join(filter(None, parts))
 
 
@@ -84,10 +81,7 @@ def _targets(result: AdaptResult) -> str:
     """A row per target, where there were several."""
     if len(result.models) < 2:
         return ""
-    rows = [
-        [model.budget, budget_state(model.met, model.stopped), *target_cells(model), model.model]
-        for model in result.models
-    ]
+    rows = [[model.budget, budget_state(model), *target_cells(model), model.model] for model in result.models]
     return render.table(
         rows, ["target", "", "macs", "params", "latency", result.accuracy.metric, "model"], text_columns=2
     )
@@ -166,15 +160,10 @@ def _marks(result: AdaptResult) -> dict[int, str]:
 
 def _change(step: Step, earlier: Step | None, groups: Mapping[str, object]) -> Sequence[str]:
     """The group that a step changed with its channels before and after; both groups of a swap, a line each."""
-    from netadapt_onnx.search.portfolio import PORTFOLIO
-
     changes = step.changes({} if earlier is None else earlier.widths)
     branches = step.widths.keys() - groups.keys()
     rows = [
-        (
-            BEST_METHOD if name == PORTFOLIO else name,
-            *(BRANCH[n] if name in branches else str(n) for n in (before, after)),
-        )
+        (changed_group(name), *(BRANCH[n] if name in branches else str(n) for n in (before, after)))
         for name, (before, after) in changes.items()
     ]
     return ["\n".join(column) for column in zip(*rows, strict=True)]

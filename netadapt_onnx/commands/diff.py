@@ -67,6 +67,8 @@ def _text(result: Diff, form: str, a: str, b: str, seen: list[str]) -> str:
 
     if form == "markdown":
         return differences.markdown(result)
+    if result.identical:  # there is nothing to guard
+        return differences.text(result)
     model, base = (a, b) if b.startswith("git:") else (b, a)
     resource = "macs" if all(result.totals["macs"]) else "size"
     follow = render.next_command("gate", model, "--baseline", base, "--max-increase", f"{resource}=2%", *seen)

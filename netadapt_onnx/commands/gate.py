@@ -76,27 +76,35 @@ def command(
         result = gate(models, data=data, **keywords_of(options))
     write(result, output, (form, *output))
     seen = seen_as(options["shapes"], options["batch_size"])
-    follow = _follow(result, options["baseline"], seen) if form == "text" else ""
+    config = [] if options["config"] is None else ["--config", options["config"]]
+    follow = _follow(result, [*models, *config], options["baseline"], seen) if form == "text" else ""
     return CommandResult(
         result, lambda _: report(result, form) + follow, ok=result.ok, error=result.error, is_escaped=True
     )
 
 
-def _follow(result: Gate, baseline: str | None, seen: Sequence[str]) -> str:
-    """Where a limit is exceeded, what the model consists of; else how it is compared with its baseline from now on."""
+def _follow(result: Gate, named: Sequence[object], baseline: str | None, seen: Sequence[str]) -> str:
+    """Where a limit is exceeded, what the model consists of; else how models are compared with a baseline from now on.
+
+    `named` are the words by which the command named models; where models were compared with a record and kept their
+    limits, nothing is left to do.
+    """
     if not result.models or result.error:
         return ""
     from netadapt_onnx.gating.baseline import is_record
 
-    paths = [str(model.path) for model in result.models]
-    worst = next((check for check in result.models[0].failures), None)
-    if worst is not None and worst.baseline is not None and baseline is not None and not is_record(baseline):
-        words = ["diff", baseline, paths[0]]
-    elif worst is not None:
-        words = ["inspect", paths[0]]
-    elif result.baseline is None:
-        words = ["gate", *paths, "--update-baseline"]
+    first = result.models[0]
+    worst = next((check for check in first.failures), None)
+    is_other_model = baseline is not None and not is_record(baseline)
+    record = [] if baseline is None or is_other_model else ["--baseline", baseline]
+    if worst is not None:
+        words = (
+            ["diff", baseline, first.path] if worst.baseline is not None and is_other_model else ["inspect", first.path]
+        )
+    elif result.baseline is not None:
+        words = ["gate", *named, *record, "--max-increase", "size=2%"]
+    elif is_other_model or not any(check.baseline is not None for model in result.models for check in model.checks):
+        words = ["gate", *named, *record, "--update-baseline"]
     else:
-        named = [] if baseline is None else ["--baseline", baseline]
-        words = ["gate", *paths, *named, "--max-increase", "size=2%"]
+        return ""
     return "\n" + render.next_command(*words, *seen)

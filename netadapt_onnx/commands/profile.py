@@ -93,7 +93,9 @@ def _kept(table: Path, overwrite: bool) -> str:
 def _circumstances(result: ProfileResult) -> list[str]:
     """How many versions were measured how well, and on how steady a device."""
     rest = result.versions - result.precise
-    text = f"{result.versions} random-width versions were timed ({result.stopped}); {result.precise} are known to 1%"
+    why = "" if result.stopped == "done" else f" (stopped: {result.stopped})"
+    timed = render.plural(result.versions, "version")
+    text = f"{timed} of the model with random widths: {result.precise} timed to within 1%{why}"
     if rest:
         text += f", {rest} less precisely, because their share of the time was used up"
     lines = [text]

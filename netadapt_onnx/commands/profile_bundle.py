@@ -47,7 +47,11 @@ def bundle_command(model: Path, out: Path, data: DataSource | None, **options: A
 
 def _bundle_text(result: BundleResult, is_comparison: bool) -> str:
     shards = "" if result.shards == 1 else f" in {result.shards} shards (run.sh 1 to run.sh {result.shards})"
-    what = "the model and the one that it is compared with" if is_comparison else f"{result.models} versions{shards}"
+    what = (
+        "the model and the one that it is compared with"
+        if is_comparison
+        else f"{result.models} versions of the model{shards}"
+    )
     results = f"{result.folder}/results.jsonl"
     table = [] if is_comparison else ["--table", unused_path(Path(f"{result.folder}.table.jsonl"))]
     return (
@@ -96,7 +100,7 @@ def _comparison_text(result: ComparisonResult) -> str:
     low, high = result.ci95
     return (
         f"{result.model} is {phrase(change)} compared with {result.original}\n"
-        f"It takes {result.ratio:.3f}x of its time (95% interval: {low:.3f}x to {high:.3f}x), measured in "
+        f"Its latency is {result.ratio:.3f}x of the other's (95% interval: {low:.3f}x to {high:.3f}x), measured in "
         f"{result.sessions} fresh sessions each on {result.device.get('cpu', 'an unknown processor')}, onnxruntime "
         f"{result.device.get('onnxruntime', 'unknown')}"
     )

@@ -16,6 +16,7 @@ NO_FILE = "no such file"
 LEAST_SIMILARITY = 0.6
 # So many names of a folder are compared.
 MOST_NAMES = 10_000
+NO_FILE = "no such file"
 
 
 def missing_file(
@@ -29,15 +30,16 @@ def missing_file(
     """An error to be raised.
 
     Args:
-        path: What is missing.
+        path: What is missing; a folder where a file was expected is called that.
         flag: The option that named it.
         what: What is said of it.
         otherwise: The hint where no name that exists is near.
         code: The error's code.
     """
     named = f"{flag} {path}" if flag else f"{path}"
-    if what == NO_FILE and Path(path).is_dir():
-        return NetadaptError(f"{named}: a folder, not a file", hint="name a file in it", code=code)
+    with suppress(OSError, ValueError):
+        if what == NO_FILE and Path(path).is_dir():
+            return NetadaptError(f"{named} is a folder", hint="name a file", code=code)
     return NetadaptError(f"{named}: {what}", hint=nearest_path(path, otherwise), code=code)
 
 

@@ -60,15 +60,11 @@ def score(metric: str, value: float) -> str:
 
 
 def ratio(after: float, before: float) -> str:
-    """What is left: 0.50x; of less than a tenth two digits.
-
-    >>> ratio(1, 2), ratio(71, 14746)
-    ('0.50x', '0.0048x')
-    """
+    """What is left: 0.50x, or 0.004x where two decimals would say that nothing is."""
     if not before:
         return ""
     share = after / before
-    return f"{share:.2f}x" if share >= 0.0995 or not share else f"{share:.2g}x"
+    return f"{share:.1g}x" if 0 < share < 0.01 else f"{share:.2f}x"
 
 
 def amount(resource: str, value: float) -> str:
@@ -85,6 +81,8 @@ def measured(resource: str, values: Mapping[str, float], intervals: Mapping[str,
         return ""
     ends = intervals.get(resource, (values[resource], values[resource]))
     value, low, high = (amount(resource, each) for each in (values[resource], *ends))
+    if len({text.partition(" ")[2] for text in (value, low, high)}) == 1:  # which is said once
+        low, high = (text.partition(" ")[0] for text in (low, high))
     return f"{value} ({low} to {high})"
 
 
@@ -97,12 +95,22 @@ def table(rows: Sequence[Sequence[object]], headers: Sequence[str] = (), *, text
     """Aligned columns, the first `text_columns` of them to the left; strings stay as they are."""
     columns = max((len(row) for row in rows), default=len(headers))
     align = ["left"] * text_columns + ["right"] * (columns - text_columns)
-    return _tabulated(rows, headers, "simple", colalign=align if rows else None, maxcolwidths=_widths(rows, headers))
+    return _tabulated(_narrowed(rows, headers), headers, "simple", colalign=align if rows else None)
 
 
 def listing(rows: Sequence[Sequence[object]], headers: Sequence[str] = ()) -> str:
     """Left-aligned columns of words."""
-    return _tabulated(rows, headers, "simple" if headers else "plain", maxcolwidths=_widths(rows, headers))
+    return _tabulated(_narrowed(rows, headers), headers, "simple" if headers else "plain")
+
+
+def _narrowed(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> Sequence[Sequence[object]]:
+    """The rows with cells broken where the terminal is too narrow for them."""
+    widths = _widths(rows, headers)
+    if widths is None:
+        return rows
+    from netadapt_onnx.common.wrap import wrapped_cell
+
+    return [[wrapped_cell(str(cell), width) for cell, width in zip(row, widths, strict=False)] for row in rows]
 
 
 def _widths(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> list[int] | None:

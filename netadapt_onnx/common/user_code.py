@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from netadapt_onnx.common.missing_files import missing_file
-from netadapt_onnx.errors import NetadaptError, one_line
+from netadapt_onnx.errors import NetadaptError, did_you_mean, one_line
 
 # Names under which modules of users' files stand in `sys.modules`.
 _own: set[str] = set()
@@ -36,9 +36,13 @@ def called(name: str, *, by_name: bool = False) -> Any:
     try:
         path, function = code_file(name), name.rpartition(":")[2]
         with contextlib.redirect_stdout(sys.stderr), _importable(path.parent):  # stdout is for results
-            value = getattr(_imported(path, by_name), function, None)
+            module = _imported(path, by_name)
+            value = getattr(module, function, None)
             if not callable(value):
-                raise NetadaptError(f"{path} has no '{function}'", code="factory")
+                names = [name for name, other in vars(module).items() if callable(other)]
+                raise NetadaptError(
+                    f"{path} has no '{function}'", hint=did_you_mean(function, names, ""), code="factory"
+                )
             return value()
     except NetadaptError:
         raise

@@ -18,7 +18,7 @@ from netadapt_onnx.data.dataset import SPLITS, Dataset, Split, UserFunctions, sp
 from netadapt_onnx.data.find_batch_layout import find_layout
 from netadapt_onnx.data.labels import check_labels
 from netadapt_onnx.data.loaders.cifar import cifar_files, read_cifar
-from netadapt_onnx.data.loaders.image_folder import StoredPictures, folder_hash, folder_splits
+from netadapt_onnx.data.loaders.image_folder import StoredPictures, folder_hash, folder_splits, require_pictures
 from netadapt_onnx.data.loaders.mnist import mnist_files, read_mnist
 from netadapt_onnx.data.loaders.npz import npz_splits
 from netadapt_onnx.data.preprocess import picture_scaling, pictures_from_bytes, preprocessing
@@ -176,12 +176,14 @@ def _read_folder(
             f"--data {folder}: a folder holds classes, and --task {source.task} needs other labels",
             "give an .npz or FILE.py:FUNCTION",
         )
+    cifar = cifar_files(folder)
+    official = cifar or mnist_files(folder)
+    if not official:
+        require_pictures(folder)
     prepare = preprocessing(source, specs, metadata)
     scaling = picture_scaling(source, prepare, metadata)
     scores = class_output(outputs)
     classes = None if scores is None else scores[1]
-    cifar = cifar_files(folder)
-    official = cifar or mnist_files(folder)
     stored: StoredPictures = {}
     for split, files in official.items():
         pictures, labels = read_cifar(files, classes) if cifar else read_mnist(files)

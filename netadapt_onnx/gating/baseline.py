@@ -120,8 +120,8 @@ def reference(model: Path, settings: Settings, sandbox: Sandbox, scratch: Path) 
     try:
         facts = sandbox.ask(CountJob(str(other), dict(settings.shapes), settings.batch_size), Facts)
     except NetadaptError as error:
-        message = error.message.replace(str(other), model.name)
-        raise NetadaptError(f"the baseline {baseline}: {message}", hint=error.hint, code=error.code) from error
+        message = error.message.replace(str(other), baseline)  # of a revision, it is in a folder that will be gone
+        raise NetadaptError(f"the baseline {message}", hint=error.hint, code=error.code) from error
     return Reference(amounts(facts), facts.layers, other)
 
 

@@ -57,9 +57,7 @@ def _lines(run: AdaptRun) -> list[str]:
     """The headline and, below it, each verdict."""
     result = run.result
     if result is not None:
-        verdicts = [
-            paragraph(budget_sentence(limit, result.stopped), f"verdict {_kind(limit.met)}") for limit in result.limits
-        ]
+        verdicts = [paragraph(budget_sentence(limit, result), f"verdict {_kind(limit.met)}") for limit in result.limits]
         return [paragraph(result_headline(result), "headline"), *verdicts]
     count = len(run.steps)
     title, advice = UNFINISHED[run.state]
@@ -68,7 +66,7 @@ def _lines(run: AdaptRun) -> list[str]:
     last = f" The last iteration, before the final training: {best}." if best else ""
     last = last if run.steps else " Before the first iteration the original is measured and evaluated."
     return [
-        paragraph(title.format(f"{count} iteration{'' if count == 1 else 's'}"), "headline"),
+        paragraph(title.format(render.plural(count, "iteration")), "headline"),
         paragraph(f"Asked for {budgets}.{last}{advice.format(datetime.now(UTC))}"),
     ]
 
@@ -88,7 +86,7 @@ def _effort(run: AdaptRun) -> list[str]:
         return []
     seconds = result.seconds
     time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    count = f"{result.iterations} iteration{'' if result.iterations == 1 else 's'}, {time}"
+    count = f"{render.plural(result.iterations, 'iteration')}, {time}"
     return [count, *([STOPPED[result.stopped]] if result.stopped in STOPPED else [])]
 
 
@@ -122,7 +120,7 @@ def _resource_card(run: AdaptRun, change: Change) -> str:
         lines.append(("predicted, not measured", ""))
     for limit in () if run.result is None else run.result.limits:
         if limit.budget.partition("=")[0] == change.resource and run.result is not None:
-            state = budget_state(limit.met, run.result.stopped)
+            state = budget_state(run.result, [limit])
             lines.append((f"budget {budget_amount(limit.budget, limit.limit)}: {state}", _kind(limit.met)))
     title = NAMES.get(kind, kind) + (f" on {device}" if device else "")
     return card(title, render.amount(change.resource, change.after), [line for line in lines if line[0]])

@@ -77,10 +77,15 @@ def searched_points(
     return tuple(points)
 
 
-def finished_points(result: AdaptResult, searched: Sequence[Point], held_out: float | None) -> tuple[Point, ...]:
-    """All models of a run that has ended, from the original to the results of all its targets."""
+def finished_points(
+    result: AdaptResult, searched: Sequence[Point], original: Mapping[str, float], held_out: float | None
+) -> tuple[Point, ...]:
+    """All models of a run that has ended, from the original to the results of all its targets.
+
+    Where only a table predicts a resource, the original costs of it what the search took it for.
+    """
     first = result.accuracy.before if held_out is None else held_out
-    points = [Point("original", 0, "", first, _resources(result, "before")), *searched]
+    points = [Point("original", 0, "", first, {**original, **_resources(result, "before")}), *searched]
     for model in result.models:
         measured = (*model.latencies, *model.measured)
         predicted = {limit.budget.partition("=")[0]: limit.value for limit in model.limits}

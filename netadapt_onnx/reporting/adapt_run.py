@@ -173,7 +173,7 @@ def read_adapt_run(recorded: RecordedRun, run: Path) -> AdaptRun:
         original=amounts,
         metric=_metric(recorded, result),
         steps=steps,
-        points=points if result is None else finished_points(result, points, held_out),
+        points=points if result is None else finished_points(result, points, amounts, held_out),
         scales=scales,
         measurements=tuple(_measurements(journal)),
         evaluations=_evaluations(journal),

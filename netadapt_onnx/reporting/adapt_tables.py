@@ -10,7 +10,7 @@ from netadapt_onnx.reporting.adapt_charts import accuracy_title, axis_title
 from netadapt_onnx.reporting.adapt_run import AdaptRun
 from netadapt_onnx.reporting.elements import BAR_KEY, Html, bar, folded, paragraph, table, words
 from netadapt_onnx.reporting.result_summary import budget_state
-from netadapt_onnx.reporting.table_rows import target_cells
+from netadapt_onnx.reporting.table_rows import changed_group, target_cells
 from netadapt_onnx.search.netadapt import EvaluatedProposal, Step
 from netadapt_onnx.search.portfolio import PORTFOLIO
 from netadapt_onnx.search.proposals import TOGETHER
@@ -20,7 +20,7 @@ from netadapt_onnx.search.result import AdaptResult
 def targets(result: AdaptResult) -> Html:
     """A row for each target of one run."""
     rows = [
-        [model.budget, budget_state(model.met, model.stopped), *target_cells(model), model.iterations, model.model]
+        [model.budget, budget_state(model), *target_cells(model), model.iterations, model.model]
         for model in result.models
     ]
     headers = ["target", "state", "MACs", "params", "latency", result.accuracy.metric, "iterations", "model"]
@@ -43,7 +43,13 @@ def iterations(run: AdaptRun) -> Html:
     for step in run.steps:
         cells = [cell for name in names for cell in _amounts(step, name, run.scales.get(name, 1.0))]
         rows.append(
-            [step.iteration, _change(step), _counts(step), render.score(run.metric, step.accepted.accuracy), *cells]
+            [
+                step.iteration,
+                changed_group(step.group),
+                _counts(step),
+                render.score(run.metric, step.accepted.accuracy),
+                *cells,
+            ]
         )
         rows[-1].append(len(step.tried))
     marked: list[int] = []
@@ -73,10 +79,6 @@ def _result_row(run: AdaptRun, result: AdaptResult) -> list[object]:
     validation = result.models[-1].validation if result.models else result.accuracy.after
     what = f"the result: iteration {result.iterations}{' after the final training' if was_trained else ''}"
     return ["", what, "", render.score(run.metric, validation), *cells, ""]
-
-
-def _change(step: Step) -> str:
-    return {TOGETHER: "all groups at once", PORTFOLIO: "the best of several methods"}.get(step.group, step.group)
 
 
 def _counts(step: Step) -> str:

@@ -119,7 +119,7 @@ def _adapt_rows(run: AdaptRun) -> list[list[object]]:
     if run.result is None:
         budgets = ", ".join(budget.text for budget in run.budgets)
         so_far = render.score(run.metric, run.steps[-1].accepted.accuracy) if run.steps else ""
-        return [[run.name, budgets, run.state, first, so_far, "", "", "", f"{len(run.steps)} iterations"]]
+        return [[run.name, budgets, run.state, first, so_far, "", "", "", render.plural(len(run.steps), "iteration")]]
     return [_target_row(run, model, first, run.result.seconds) for model in run.result.models]
 
 
@@ -130,13 +130,13 @@ def _target_row(run: AdaptRun, model: TargetResult, original: str, seconds: floa
     return [
         run.name,
         model.budget,
-        budget_state(model.met, model.stopped),
+        budget_state(model),
         original,
         "" if searched is None else render.score(run.metric, searched),
         render.score(run.metric, model.validation),
         f"{before} → {after} ({accuracy.split})",
         ", ".join(render.amount(one.budget.partition("=")[0], one.value) for one in model.limits),
-        f"{model.iterations} iterations, {seconds:.0f} s",
+        f"{render.plural(model.iterations, 'iteration')}, {seconds:.0f} s",
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from netadapt_onnx.common import render
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from netadapt_onnx.data.metrics import AccuracyChange
     from netadapt_onnx.search.result import Limit, SearchResult
 
-STATES = {True: "met", False: "missed", None: "predicted to be met"}
+STATES = {True: "met", False: "missed"}
 UNJUDGED = "could not be judged"
 
 
@@ -55,22 +55,21 @@ def predicted_changes(result: SearchResult) -> Iterator[Change]:
     """Resources with a budget that no device could be asked for."""
     for limit in result.limits:
         name, _, amount = limit.budget.partition("=")
-        if name in result.latencies or name in result.measured or render.is_counted(name):
+        if not _is_predicted(result, name):
             continue
         before = limit.limit / float(amount[:-1]) if amount.endswith("x") else None
         yield Change(name, before, limit.value, is_predicted=True)
 
 
-def budget_sentence(limit: Limit, stopped: str) -> str:
+def budget_sentence(limit: Limit, result: SearchResult) -> str:
     """Whether a budget was met, and by how much.
 
     For instance `latency=0.6x met: up to 0.396 ms (95% interval), 0.401 ms allowed`.
     """
     name = limit.budget.partition("=")[0]
-    state = budget_state(limit.met, stopped)
+    state = budget_state(result, [limit])
     value, allowed = (render.amount(name, amount) for amount in (limit.value, limit.limit))
-    is_predicted = limit.met is None and state != UNJUDGED
-    if is_predicted:
+    if _is_predicted(result, name):
         value = f"{value} predicted"
     elif not render.is_counted(name):
         value = f"up to {value} (95% interval)"
@@ -84,6 +83,18 @@ def budget_amount(budget: str, limit: float) -> str:
     return f"{value} = {allowed}" if value.endswith("x") else allowed
 
 
-def budget_state(met: bool | None, stopped: str) -> str:
-    """Whether a budget was met, in words."""
-    return UNJUDGED if met is None and stopped == "could-not-judge" else STATES[met]
+def budget_state(result: SearchResult, limits: Sequence[Limit] = ()) -> str:
+    """Whether all budgets of a result were met, or some `limits` of it, in words."""
+    shown = limits or result.limits
+    verdicts = [limit.met for limit in limits] or [result.met]
+    if None in verdicts and False not in verdicts:
+        return UNJUDGED if result.stopped == "could-not-judge" else "predicted to be met"
+    missed = [limit for limit in shown if limit.met is False]
+    if missed and all(_is_predicted(result, limit.budget.partition("=")[0]) for limit in missed):
+        return "predicted to be missed"
+    return STATES[False not in verdicts]
+
+
+def _is_predicted(result: SearchResult, resource: str) -> bool:
+    """Whether nobody has measured a resource, which is not counted either."""
+    return not (render.is_counted(resource) or resource in result.latencies or resource in result.measured)

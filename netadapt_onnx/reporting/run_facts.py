@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from netadapt_onnx.common import render
+
 
 def when(about: Mapping[str, Any]) -> list[str]:
     """The date and the time; nothing for a run of a version that recorded none."""
@@ -22,7 +24,7 @@ def machine(about: Mapping[str, Any]) -> list[str]:
     threads = device.get("threads")
     parts = [
         *([f"{device['cpu']} ({device.get('arch', '')})"] if device.get("cpu") else []),
-        *([f"{threads} thread{'' if threads == 1 else 's'}"] if threads else []),
+        *([render.plural(threads, "thread")] if threads else []),
         *([f"onnxruntime {device['onnxruntime']}, {device.get('ep', 'cpu')}"] if device.get("onnxruntime") else []),
     ]
     return [", ".join(parts)] if parts else []

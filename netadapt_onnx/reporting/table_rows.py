@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,14 @@ def scores(change: AccuracyChange) -> tuple[str, str]:
     return render.score(change.metric, change.before), render.score(change.metric, change.after)
 
 
+def changed_group(group: str) -> str:
+    """What a step of a search changed, as people read it: one group, or all of them."""
+    from netadapt_onnx.search.portfolio import PORTFOLIO
+    from netadapt_onnx.search.proposals import TOGETHER
+
+    return {TOGETHER: "all groups at once", PORTFOLIO: "the best of several methods"}.get(group, group)
+
+
 def target_cells(model: SearchResult) -> list[str]:
     """Macs, params, latency and accuracy of the model for one of several targets."""
     return [
@@ -57,11 +65,6 @@ def target_cells(model: SearchResult) -> list[str]:
         render.milliseconds(model.after.latency_ms),
         render.score(model.accuracy.metric, model.accuracy.after),
     ]
-
-
-def verdict(met: bool | None, stopped: str, words: Mapping[bool | None, str]) -> str:
-    """Whether a budget holds, in `words`, unless a device was too busy to tell."""
-    return "could not be judged" if met is None and stopped == "could-not-judge" else words[met]
 
 
 def law_rows(laws: Sequence[GroupLaw]) -> list[list[object]]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from netadapt_onnx.common.progress import Progress
-from netadapt_onnx.common.resources import CUSTOM
+from netadapt_onnx.common.resources import COUNTED, CUSTOM
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.table.best_counts import best_counts
@@ -28,6 +28,7 @@ from netadapt_onnx.search.proposals import Amounts, Goal, Proposer, Widths
 from netadapt_onnx.search.result import DryRun, Planned
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.tables import latency_by_layer
+from netadapt_onnx.search.target_problem import out_of_reach
 from netadapt_onnx.search.width_program import solve
 from netadapt_onnx.search.worker import BRANCH_SAMPLES, CALIBRATION_SAMPLES
 from netadapt_onnx.surgery.criteria.obs import error_curves
@@ -50,12 +51,36 @@ def first_iteration(
     original = current | {"size": float(prepared.model.size_bytes)}
     original |= {name: current[name] / gain for name, gain in gains.items()}
     limits = {b.resource: b.limit(original[b.resource]) for b in options.targets[0]}
-    driver = max(limits, key=lambda name: current[name] / limits[name])
-    notes: tuple[str, ...] = ()
     if all(current[name] <= limit for name, limit in limits.items()):
         enough = any(gains.get(name, 1.0) * original[name] <= limits[name] < original[name] for name in limits)
         why = "normalising alone meets the budget" if enough else "The model meets its budget already"
+        driver = max(limits, key=lambda name: current[name] / limits[name])
         return DryRun(driver, limits[driver], current, (), (), (why,))
+    planned = _planned(prepared, options, predict, current, limits, original)
+    return replace(planned, notes=(*planned.notes, *_out_of_reach(prepared, predict, limits, original)))
+
+
+def _out_of_reach(
+    prepared: PreparedModel, predict: Predictor, limits: Mapping[str, float], original: Mapping[str, float]
+) -> tuple[str, ...]:
+    """A note where no widths meet a budget."""
+    smallest = predict(prepared.floor)
+    too_low = next((name for name, limit in limits.items() if smallest[name] > limit), None)
+    if too_low is None:
+        return ()
+    return (out_of_reach(too_low, smallest[too_low] / original[too_low], is_exact=too_low in COUNTED),)
+
+
+def _planned(
+    prepared: PreparedModel,
+    options: AdaptOptions,
+    predict: Predictor,
+    current: Amounts,
+    limits: Mapping[str, float],
+    original: Mapping[str, float],
+) -> DryRun:
+    """What the first iteration of the chosen strategy would try."""
+    driver = max(limits, key=lambda name: current[name] / limits[name])
     if options.strategy == "knapsack":
         return _first_round(prepared, options, predict, current, limits)
     if options.strategy == "curves":
@@ -66,6 +91,7 @@ def first_iteration(
     proposals = Proposer(prepared.choices, predict).cuts(prepared.widths, Goal(driver, target, current, limits))
     planned = tuple(Planned(p.group, (prepared.widths[p.group], p.channels), p.resources) for p in proposals)
     proposing = {p.group for p in proposals}
+    notes: tuple[str, ...] = ()
     if options.begins_with_curves:
         notes = (
             "These are the first proposals of --start original. With --start curves the run first goes "

@@ -61,6 +61,15 @@ class Limits:
         return "the model meets this budget already: nothing to do"
 
 
+def out_of_reach(resource: str, share: float, *, is_exact: bool) -> str:
+    """What is said of a budget that the narrowest model, which takes `share` of the original's resource, exceeds."""
+    still = "still takes" if is_exact else "is predicted to still take"
+    return (
+        f"No widths meet the budget: the narrowest model {still} {share:.3g}x of the original's {resource}, "
+        "so ask for more than that"
+    )
+
+
 @dataclass(frozen=True)
 class ProblemBuilder:
     """States the problem of each target of a run."""
@@ -107,11 +116,8 @@ class ProblemBuilder:
         original = self.limits.original[too_low[0]] * problem.start.correction.get(too_low[0], 1.0)
         name, share = too_low[0], smallest[too_low[0]] / original
         check = self.context.budget_checks.get(name)
-        still = "still takes" if check is None or check.measures else "is predicted to still take"
-        self.context.notes.add(
-            f"No widths meet the budget: the narrowest model {still} {share:.3g}x of the original's {name}, "
-            "so ask for more than that"
-        )
+        is_exact = check is None or check.measures
+        self.context.notes.add(out_of_reach(name, share, is_exact=is_exact))
         return True
 
     def jump(self, smallest: Amounts) -> Proposal:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from netadapt_onnx.common.escape import toml_string
+from netadapt_onnx.common.escape import shell_command, toml_string
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.surgery.tensor_slices import StateSlices, TensorSlice
 
@@ -60,7 +60,8 @@ def parsed(file: Path, content: Mapping[str, Any], digest: str) -> StateSlices:
     Raises:
         NetadaptError: There is no such section, it is damaged, or the groups were edited after it was written.
     """
-    hint = "replay it on the original, and take the plan that is written: netadapt-onnx prune MODEL --plan THIS -o OUT"
+    replay = shell_command(["netadapt-onnx", "prune", "MODEL", "--plan", file, "-o", "cut.onnx"])
+    hint = f"replay it on the original, and take the plan that is written, cut.plan.toml: {replay}"
     if "state_dict" not in content:
         raise NetadaptError(f"{file} has no section [state_dict]", hint=hint, code="bad-plan")
     try:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
+from netadapt_onnx.common.render import plural
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -67,6 +69,8 @@ class OnnxModule(nn.Module):
             )
         self.initializers: dict[str, str] = {}
         self._source = source
+        # Inputs that the file takes as float16, which its weights here are not.
+        self._halves = {name for name, (_, dtype) in source.folded.specs.items() if dtype == np.float16}
         # Not a child of this module: its tensors are this module's, under the names of the file.
         self.__dict__["_graph"] = graph
         graph.move_tensors(self._place)
@@ -104,6 +108,8 @@ class OnnxModule(nn.Module):
         """
         graph = self._graph.train(self.training)
         values = _by_name(graph.input_names, inputs, named)
+        for name in self._halves & values.keys():
+            values[name] = values[name].to(next(self.parameters()).dtype)
         for name, value in values.items():
             self._check_type(name, value)
         outputs: dict[str, Tensor] = graph(values)
@@ -168,7 +174,9 @@ def _by_name(
             values[names[positional]] = value
             positional += 1
         else:
-            raise NetadaptError(f"the model has {len(names)} inputs: {', '.join(names)}; got more", code="usage")
+            raise NetadaptError(
+                f"the model has {plural(len(names), 'input')}: {', '.join(names)}; got more", code="usage"
+            )
     missing, unknown = set(names) - set(values), set(values) - set(names)
     if missing or unknown:
         wrong = f"lack {', '.join(sorted(missing))}" if missing else f"have {', '.join(sorted(unknown))}"

@@ -141,6 +141,7 @@ def test_an_opset_that_the_exporter_does_not_write_is_refused(opset: int, factor
     [
         ("make", "is not FILE.py:FUNCTION"),
         ("{file}:nothing", "has no 'nothing'"),
+        ("{file}:maek", "has no 'maek'; did you mean make"),
         ("{file}:broken", "RuntimeError: no weights here"),
         ("{file}:text", "returned str"),
         ("{folder}/absent.py:make", "no such file"),

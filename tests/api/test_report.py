@@ -113,7 +113,7 @@ def test_several_runs_are_drawn_over_each_other(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_reported_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(NetadaptError, match="is not a run"):
+    with pytest.raises(NetadaptError, match="not a run directory"):
         netadapt_onnx.report(tmp_path)
     run = scaled(tmp_path)
     capsys.readouterr()

@@ -173,6 +173,10 @@ def test_a_state_dict_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         netadapt_onnx.slice_state_dict(plan, {f"module.{name}": value for name, value in state.items()})
     with pytest.raises(NetadaptError, match=r"lacks 3 of the 3 tensors.*netadapt-onnx export"):
         netadapt_onnx.slice_state_dict(plan, {})
+    with pytest.raises(NetadaptError, match=r"lacks 3 of the 3 tensors.*give the entry 'weights' of this checkpoint"):
+        netadapt_onnx.slice_state_dict(plan, {"epoch": 3, "weights": state})  # type: ignore[dict-item]
+    with pytest.raises(NetadaptError, match=r"'up.weight' is a ndarray in the state dict, not a torch tensor"):
+        netadapt_onnx.slice_state_dict(plan, {name: value.numpy() for name, value in state.items()})  # type: ignore[misc]
     with pytest.raises(NetadaptError, match=r"'up.weight' has shape \(16, 12\).*\(32, 12\)"):
         netadapt_onnx.slice_state_dict(plan, Mixer(16).state_dict())
 

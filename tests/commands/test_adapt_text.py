@@ -18,6 +18,7 @@ from netadapt_onnx.profilers.devices import opening
 from netadapt_onnx.profilers.table import build
 from netadapt_onnx.search.netadapt import Accepted, Step
 from netadapt_onnx.search.portfolio import PORTFOLIO
+from netadapt_onnx.search.proposals import TOGETHER
 from netadapt_onnx.search.result import AdaptResult
 from netadapt_onnx.search.run_directory import journal
 from sample_data import brightest_channel
@@ -83,6 +84,20 @@ def test_a_budget_that_only_a_table_judges_and_no_widths_meet_says_the_smallest(
     assert 0.01 < share < 1
 
 
+def test_a_plan_says_that_no_widths_meet_a_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for start in ("original", "curves"):
+        planned = [
+            *adapting("run", "--budget", "latency=0.01x", "--table", "there.jsonl", "--dry-run"),
+            "--start",
+            start,
+        ]
+        assert cli.run(planned) == 0
+        out = capsys.readouterr().out
+        assert "No widths meet the budget: the narrowest model is predicted to still take 0." in out
+    assert cli.run(adapting("run", "--budget", "macs=0.8x", "--dry-run")) == 0
+    assert "No widths" not in capsys.readouterr().out
+
+
 def step(iteration: int, group: str, channels: tuple[int, int], **widths: int) -> Step:
     accepted = Accepted(accuracy=0.5, ranked=0.5, correction={})
     return Step(iteration, group, channels, widths, "macs", 1.0, {"macs": 1000.0}, accepted, (), ())
@@ -98,21 +113,20 @@ def test_a_swap_shows_both_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert third.split() == ["conv2", "32", "24"]
 
 
-def test_widths_of_another_method_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = [step(1, "conv1", (16, 8), conv1=8, conv2=32), step(2, PORTFOLIO, (40, 36), conv1=12, conv2=24)]
-    result = _result({"conv1": (16, 12), "conv2": (32, 24)}, iterations=2)
-    monkeypatch.setattr(journal, "read_history", lambda *_: steps)
-    text = history(tmp_path, result)
-    assert text.splitlines()[3].split()[:5] == ["2", "best", "method", "40", "36"]
-    assert "best method: the widths reached so far competed with those of other methods" in text
-    monkeypatch.setattr(journal, "read_history", lambda *_: steps[:1])
-    assert "best method" not in history(tmp_path, result)
-
-
 @pytest.mark.parametrize(("split", "options"), [("test", ["--split", "test"]), ("val", [])])
 def test_the_next_step_shows_the_accuracies_of_the_result_again(split: str, options: list[str]) -> None:
     result = _result({}, iterations=1)
     assert split_of(replace(result, accuracy=replace(result.accuracy, split=split))) == options
+
+
+def test_steps_of_all_groups_are_named_as_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [step(1, TOGETHER, (48, 32), conv1=8, conv2=24), step(2, PORTFOLIO, (32, 33), conv1=8, conv2=25)]
+    monkeypatch.setattr(journal, "read_history", lambda *_: steps)
+    text = history(tmp_path, _result({"conv1": (16, 8), "conv2": (32, 25)}, iterations=2))
+    assert "all groups at once" in text and "the best of several methods" in text
+    assert "portfolio" not in text and "the best of several methods: the widths reached so far competed" in text
+    monkeypatch.setattr(journal, "read_history", lambda *_: steps[:1])
+    assert "competed" not in history(tmp_path, _result({"conv1": (16, 8)}, iterations=1))
 
 
 def _result(groups: dict[str, tuple[int, int]], iterations: int) -> AdaptResult:

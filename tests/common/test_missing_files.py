@@ -57,9 +57,19 @@ def test_the_error_says_what_is_missing(folder: Path) -> None:
     assert error.code == "missing-file"
 
 
-def test_a_folder_in_place_of_a_file_is_called_a_folder(folder: Path) -> None:
-    (folder / "models").mkdir(exist_ok=True)
-    assert str(missing_file("models")) == "models: a folder, not a file; name a file in it"
+def test_a_folder_is_called_one(folder: Path) -> None:
+    error = missing_file("models", flag="--table")
+    assert str(error) == "--table models is a folder; name a file"
+    assert str(missing_file("models", what="not a run directory")) == "models: not a run directory"
+
+
+def test_a_missing_baseline_is_named_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(small(), tmp_path / "m.onnx")
+    error = run(capsys, "gate", "m.onnx", "--max-increase", "size=2%", "--baseline", "before.onnx", code=2)
+    assert "size increase: the baseline before.onnx: no such file" in error
 
 
 COMMANDS = {

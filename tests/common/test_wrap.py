@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from netadapt_onnx import cli
-from netadapt_onnx.common.wrap import wrapped
+from netadapt_onnx.common import render
+from netadapt_onnx.common.wrap import wrapped, wrapped_cell
 
 LINE = (
     "error: --data folder-of-mine/my-pictures.npz: no such file; run "
@@ -54,3 +55,28 @@ def test_errors_wrap_on_a_terminal_and_are_one_line_elsewhere(monkeypatch: pytes
     assert texts[0].count("\n") > 1
     assert texts[1].count("\n") == 1
     assert texts[0].replace("\n  ", " ") == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "width", "lines"),
+    [
+        ("layer1.0.conv1", 14, ["layer1.0.conv1"]),
+        ("layer1.0.conv1", 10, ["layer1.0.", "conv1"]),
+        ("/layer1/layer1.0/conv1/Conv", 12, ["/layer1/", "layer1.0/", "conv1/Conv"]),
+        ("BatchNormalization", 16, ["Batch", "Normalization"]),
+        ("all groups at once", 10, ["all groups", "at once"]),
+        ("conv1\nstage2.conv2", 8, ["conv1", "stage2.", "conv2"]),
+        ("reallylongname", 6, ["really", "longna", "me"]),
+        ("", 6, [""]),
+    ],
+)
+def test_cells_break_between_words_and_the_parts_of_names(cell: str, width: int, lines: list[str]) -> None:
+    assert wrapped_cell(cell, width).split("\n") == lines
+
+
+def test_tables_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    text = render.table([["stage1.shortcut.conv1", "BatchNormalization", "1.18 M"]], ["layer", "op", "macs"])
+    assert all(len(line) <= 40 for line in text.split("\n"))
+    assert "stage1." in text and "Normalization" in text

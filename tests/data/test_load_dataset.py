@@ -145,6 +145,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt labels": ({"y_train": None, "y_trian": labels(20)}, r"unknown array 'y_trian'; did you mean y_train"),
     "misspelt samples": ({"x_val": None, "y_val": None, "x_valid": images(8)}, r"unknown array 'x_valid'; .* x_val"),
     "another input's samples": ({"x_train.imgae": images(20)}, r"unknown array 'x_train.imgae'; .* x_train.image"),
+    "a file for something else": (
+        {"x_train": None, "y_train": None, "x_val": None, "y_val": None, "images": images(8)},
+        r"unknown array 'images'; name the samples x_train and x_val",
+    ),
     "something else": ({"weights": np.ones(3)}, r"unknown array 'weights'; leave it out: known are x_train, y_train"),
     "no training data": ({"x_train": None, "y_train": None}, "no x_train; it holds x_val, y_val"),
 }
@@ -194,6 +198,7 @@ def test_evaluation_needs_no_training_data(tmp_path: Path) -> None:
 def test_files_that_are_no_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NetadaptError, match="no such file"):
         read_dataset(tmp_path / "absent.npz", SPECS, OUTPUTS)
+    (tmp_path / "picture.png").touch()
     with pytest.raises(NetadaptError, match=r"holds pictures of bytes, .* give --mean and --std"):
         read_dataset(tmp_path, SPECS, OUTPUTS)
     (tmp_path / "data.txt").touch()

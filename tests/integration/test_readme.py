@@ -143,7 +143,7 @@ def test_the_picture_of_a_result_is_drawn_from_a_run(tmp_path: Path) -> None:
         assert text in drawn
     committed = (REPOSITORY / "docs" / "pictures" / "result.svg").read_text(encoding="utf-8")
     assert "<script" not in committed
-    match = re.search(r"top1 \(test\) ([\d.]+) % → ([\d.]+) %", committed)
+    match = re.search(r"top1 \(test\) ([\d.]+)% → ([\d.]+)%", committed)
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert match is not None and all(f"{score}%" in readme for score in match.groups())
 

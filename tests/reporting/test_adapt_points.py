@@ -52,7 +52,10 @@ def test_accepted_models_have_what_was_measured_and_proposals_what_was_predicted
 def test_the_original_and_the_result_are_points_of_the_validation_split(adapt_run: AdaptRun) -> None:
     assert adapt_run.result is not None
     model = replace(adapt_run.result.models[0], validation=0.625)
-    first, *_, last = finished_points(replace(adapt_run.result, models=(model,)), adapt_run.points[1:-1], 0.75)
+    result = replace(adapt_run.result, models=(model,))
+    first, *_, last = finished_points(result, adapt_run.points[1:-1], {"latency@pi": 12.5, "macs": 1.0}, 0.75)
+    assert first.resources["latency@pi"] == 12.5  # which nobody has measured
+    assert first.resources["macs"] == adapt_run.result.before.macs
     assert (first.kind, first.accuracy) == ("original", 0.75)
     assert (last.kind, last.accuracy) == ("result", 0.625)
     assert last.resources["macs"] == adapt_run.result.after.macs

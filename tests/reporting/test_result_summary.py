@@ -7,7 +7,7 @@ from pathlib import Path
 
 from netadapt_onnx.common.resources import Resources
 from netadapt_onnx.data.metrics import AccuracyChange
-from netadapt_onnx.reporting.result_summary import budget_amount, budget_sentence, result_headline
+from netadapt_onnx.reporting.result_summary import budget_amount, budget_sentence, budget_state, result_headline
 from netadapt_onnx.search.result import Compared, Deployed, Latency, Limit, SearchResult
 
 BEFORE, AFTER = Resources(1000, 40_000_000, 1_000_000, 8000), Resources(500, 20_000_000, 390_000, 8000)
@@ -43,7 +43,7 @@ def test_predictions_are_called_predictions() -> None:
     assert result_headline(result).startswith(
         "predicted to be 1.7x faster on pi (45 ms, was 78), predicted latency 11 ms on tv, 61% smaller"
     )
-    assert budget_sentence(limits[0], "met") == "latency@pi=0.6x predicted to be met: 45 ms predicted, 46.8 ms allowed"
+    assert budget_sentence(limits[0], result) == "latency@pi=0.6x predicted to be met: 45 ms predicted, 46.8 ms allowed"
 
 
 def test_what_is_deployed_is_what_counts() -> None:
@@ -66,6 +66,18 @@ def test_a_budget_is_said_in_its_unit() -> None:
 def test_verdicts_name_what_was_compared() -> None:
     limit = Limit("latency=0.6x", 0.468, 0.46, True)
     expected = "latency=0.6x met: up to 0.46 ms (95% interval), 0.468 ms allowed"
-    assert budget_sentence(limit, "met") == expected
-    assert budget_sentence(replace(limit, met=None), "could-not-judge").startswith("latency=0.6x could not be judged: ")
-    assert budget_sentence(Limit("size=1MB", 1e6, 1.2e6, False), "missed") == "size=1MB missed: 1.2 MB, 1 MB allowed"
+    assert budget_sentence(limit, RESULT) == expected
+    unclear = replace(RESULT, met=None, stopped="could-not-judge")
+    assert budget_sentence(replace(limit, met=None), unclear).startswith("latency=0.6x could not be judged: ")
+    missed = Limit("size=1MB", 1e6, 1.2e6, False)
+    assert budget_sentence(missed, RESULT) == "size=1MB missed: 1.2 MB, 1 MB allowed"
+
+
+def test_what_is_predicted_to_be_missed_has_no_interval() -> None:
+    limit = Limit("latency=0.6x", 0.468, 0.5, False)
+    result = replace(RESULT, met=False, latencies={}, limits=(limit,))
+    assert budget_sentence(limit, result) == "latency=0.6x predicted to be missed: 0.5 ms predicted, 0.468 ms allowed"
+    assert budget_state(result) == "predicted to be missed"
+    counted = Limit("macs=0.5x", 2e7, 3e7, False)
+    assert budget_state(replace(result, limits=(limit, counted))) == "missed"
+    assert budget_state(replace(RESULT, met=False, limits=(replace(limit, met=False),))) == "missed"

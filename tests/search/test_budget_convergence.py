@@ -94,7 +94,7 @@ def test_the_most_accurate_model_within_the_budget_is_the_result_though_others_f
     within = [s for s in steps if s["resources"]["macs"] <= 0.5 * result.before.macs]
     assert len(within) > 1 and any(s["channels"][1] > s["channels"][0] for s in steps)
     assert result.iterations == max(within, key=lambda s: s["accepted"]["accuracy"])["iteration"] < len(steps)
-    assert any(f"that of iteration {result.iterations}" in note for note in result.notes)
+    assert any(f"the model of iteration {result.iterations}" in note for note in result.notes)
     (tmp_path / "run" / "result.json").unlink()
     again = adapt(
         *task,

@@ -167,3 +167,14 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
     b.node("Relu", ["x"], output="y")
     with pytest.raises(NetadaptError, match="no weights to train"):
         module_of(b.model({"x": (1, 4)}, {"y": (1, 4)}), tmp_path)
+
+
+def test_inputs_of_the_type_that_the_file_takes_are_accepted(tmp_path: Path) -> None:
+    make, value, half = onnx.helper, onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT16
+    weight = numpy_helper.from_array(np.ones((3, 4), np.float16), "w")
+    node = make.make_node("Gemm", ["x", "w"], ["y"], transB=1)
+    graph = make.make_graph([node], "g", [value("x", half, ["N", 4])], [value("y", half, ["N", 3])], [weight])
+    module = module_of(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8), tmp_path)
+    x = torch.ones(2, 4, dtype=torch.float16)
+    assert output(module, x).tolist() == output(module, x.float()).tolist() == [[4.0] * 3] * 2
+    assert output(module.half(), x).dtype == torch.float16

@@ -71,6 +71,15 @@ def folder_splits(root: Path, prepare: Preprocessing, classes: int | None) -> tu
     return splits, _order_of(numbers)
 
 
+def require_pictures(root: Path) -> None:
+    """Raise NetadaptError for a folder without a picture, which may have been meant for a file in it."""
+    if any(path.suffix.lower() in SUFFIXES for path in root.rglob("*")):
+        return
+    arrays = sorted(root.glob("*.npz"))
+    hint = f"did you mean {arrays[0]}?" if arrays else "give a folder with a subfolder of pictures for each class"
+    raise invalid_data(f"--data {root}: no pictures ({', '.join(sorted(SUFFIXES))})", hint)
+
+
 def folder_hash(root: Path) -> str:
     """Identify a folder of pictures by the names and sizes of its files: reading them all would take minutes."""
     digest = hashlib.sha256()

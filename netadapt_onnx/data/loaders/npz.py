@@ -99,6 +99,10 @@ def _mapped(file: Path, stream: BinaryIO, header: int) -> np.ndarray:
     return np.memmap(file, dtype, "r", stream.tell(), shape, "F" if fortran else "C")
 
 
+# What to do with a file that was made for something else, in which no name was misspelt.
+OTHER_NAMES = "name the samples x_train and x_val, and their labels y_train and y_val"
+
+
 def _refuse_unknown(stored: Arrays, specs: Specs, outputs: Outputs, file: Path) -> None:
     """A misspelt `y_train` would change the task, and a misspelt `x_val` the validation samples, without a word."""
     names = [f"{axis}_{split}" for split in SPLITS for axis in "xy"] + ["mean", "std"]
@@ -106,7 +110,8 @@ def _refuse_unknown(stored: Arrays, specs: Specs, outputs: Outputs, file: Path) 
     names += [f"y_{split}.{name}" for name in outputs for split in SPLITS]
     for name in stored:
         if name not in names:
-            hint = did_you_mean(name, names, "")
+            is_other = not any(stored_name.startswith(("x_", "y_")) for stored_name in stored)
+            hint = OTHER_NAMES if is_other else did_you_mean(name, names, "")
             everything = f"known are {', '.join(names)}"
             raise invalid_data(f"--data {file}: unknown array '{name}'", hint or f"leave it out: {everything}")
 

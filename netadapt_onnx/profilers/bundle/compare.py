@@ -14,7 +14,14 @@ import onnx
 from netadapt_onnx.common.files import aside
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
-from netadapt_onnx.profilers.bundle.results import HINT, ExecutionRecord, answers, decode_results, refused
+from netadapt_onnx.profilers.bundle.results import (
+    HINT,
+    ExecutionRecord,
+    answers,
+    decode_results,
+    refused,
+    require_results,
+)
 from netadapt_onnx.profilers.bundle.write import Bundle, add_programs, bundle_folder
 from netadapt_onnx.profilers.checked_values import Text
 from netadapt_onnx.profilers.device import write_inputs
@@ -84,7 +91,11 @@ def write_comparison(path: Path, models: Mapping[str, onnx.ModelProto], inputs: 
 
 
 def is_comparison(path: Path) -> bool:
-    """Whether a file is what a bundle of two models wrote; False for anything else, which is read elsewhere."""
+    """Whether a file is what a bundle of two models wrote; False for any other, which is read elsewhere.
+
+    Raises NetadaptError where there is no such file.
+    """
+    require_results(path)
     try:
         first = decode_results(path)[0]
     except (NetadaptError, IndexError):

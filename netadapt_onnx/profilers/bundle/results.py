@@ -127,10 +127,15 @@ def read_results(path: Path) -> Results:
     return Results(path, manifest, about, devices[0], measured, failed, ends[-1] if ends else None)
 
 
-def decode_results(path: Path) -> list[AgentRecord]:
-    """The records of a file of results; a torn last line is left out. Raises NetadaptError for a line that is none."""
+def require_results(path: Path) -> None:
+    """Raise NetadaptError unless there is such a file."""
     if not path.is_file():
         raise missing_file(path)
+
+
+def decode_results(path: Path) -> list[AgentRecord]:
+    """The records of a file of results; a torn last line is left out. Raises NetadaptError for a line that is none."""
+    require_results(path)
     data = path.read_bytes()
     lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
     return [decode_record(line, f"{path}, line {number}", HINT) for number, line in enumerate(lines, 1)]

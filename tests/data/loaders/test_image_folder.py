@@ -198,8 +198,11 @@ def test_folders_that_do_not_fit_say_why(tmp_path: Path) -> None:
     with pytest.raises(NetadaptError, match="class 'cow' has no folder in train"):
         read(tmp_path / "b", (1, 3, 8, 8), 2)
     (tmp_path / "c").mkdir()
-    with pytest.raises(NetadaptError, match="no pictures"):
-        read(tmp_path / "c", (1, 3, 8, 8), 2)
+    with pytest.raises(NetadaptError, match=r"no pictures .*; give a folder with a subfolder of pictures"):
+        read(tmp_path / "c", (1, 3, 8, 8), 2, mean=None)
+    (tmp_path / "c" / "data.npz").touch()
+    with pytest.raises(NetadaptError, match=r"no pictures .*; did you mean .*data\.npz\?"):
+        read(tmp_path / "c", (1, 3, 8, 8), 2, mean=None)
     cifar(tmp_path / "c", 10)
     (tmp_path / "c" / "test_batch.bin").write_bytes(b"short")
     with pytest.raises(NetadaptError, match=r"test_batch.bin holds 5 bytes, .* 3073"):

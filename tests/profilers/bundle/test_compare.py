@@ -95,3 +95,5 @@ def test_results_of_a_comparison_make_no_table_and_others_need_one(
     (tmp_path / "empty.jsonl").touch()
     assert cli.run(["profile", "import", str(tmp_path / "empty.jsonl")]) == 2
     assert "--table" in capsys.readouterr().err
+    assert cli.run(["profile", "import", str(tmp_path / "emtpy.jsonl")]) == 2
+    assert "no such file; did you mean" in capsys.readouterr().err
