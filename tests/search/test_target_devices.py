@@ -112,7 +112,7 @@ def test_what_only_a_bundle_reaches_is_predicted_and_met_is_null(
     assert answer["met"] is None
     assert [limit["met"] for limit in answer["limits"]] == [None, True]
     assert answer["limits"][0]["value"] <= answer["limits"][0]["limit"]
-    assert "predicted" in answer["notes"][0]
+    assert any("predicted" in note for note in answer["notes"])
     assert answer["latency"] is None
     assert not device.measured
 
