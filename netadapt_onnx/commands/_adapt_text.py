@@ -23,8 +23,8 @@ BRANCH = {0: "removed", 1: "kept"}
 BEFORE_TRAINING = "* on held-out samples, before the final training"
 # What the name of a portfolio's step means.
 COMPETED = (
-    "the best of several methods: the widths reached so far competed with those of other methods, by default\n"
-    "after a short training of each; the winner's go on, and may differ in every group"
+    "the best of several methods: the widths reached so far competed with those of other methods;\n"
+    "the winner's go on, and may differ in every group"
 )
 
 
