@@ -16,7 +16,6 @@ NO_FILE = "no such file"
 LEAST_SIMILARITY = 0.6
 # So many names of a folder are compared.
 MOST_NAMES = 10_000
-NO_FILE = "no such file"
 
 
 def missing_file(

@@ -15,7 +15,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.gating.records import Facts, Layer
 from netadapt_onnx.graph.cost import CostModel, LayerCost
 from netadapt_onnx.graph.external_data import external_data, external_tensors, forget_location, load_external
-from netadapt_onnx.graph.file_description import describe, type_name
+from netadapt_onnx.graph.file_description import describe
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.folded_model import FoldedModel
 from netadapt_onnx.graph.model import check, load_without_weights, normalise_file
@@ -23,6 +23,7 @@ from netadapt_onnx.graph.nodes import captured
 from netadapt_onnx.graph.onnx_file import OnnxFile, check_tensor, read
 from netadapt_onnx.graph.passes.constants_to_initializers import constant_value
 from netadapt_onnx.graph.runtime import session
+from netadapt_onnx.graph.shapes import type_name
 from netadapt_onnx.graph.weightless import weights_as_inputs
 from netadapt_onnx.surgery.flatten_subgraphs import flatten
 from netadapt_onnx.surgery.layer_graph import LayerGraph, layer_graph

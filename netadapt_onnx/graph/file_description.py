@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto
+
+from netadapt_onnx.graph.shapes import format_shape, type_name
 
 Dimension = int | str | None
 
@@ -34,7 +35,7 @@ class TensorDescription:
         """
         if self.shape is None:
             return self.type
-        return f"{self.type} {'x'.join('?' if size is None else str(size) for size in self.shape) or 'scalar'}"
+        return f"{self.type} {format_shape(self.shape) if self.shape else 'scalar'}"
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,6 @@ def describe(proto: onnx.ModelProto) -> FileDescription:
         proto.ir_version,
         f"{proto.producer_name} {proto.producer_version}".strip() if proto.producer_name else "",
     )
-
-
-def type_name(code: int) -> str:
-    """An element type by its number in the format."""
-    return TensorProto.DataType.Name(code).lower() if code in TensorProto.DataType.values() else f"type {code}"
 
 
 def _tensors(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorDescription, ...]:

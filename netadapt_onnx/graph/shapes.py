@@ -41,6 +41,13 @@ def dtype_of(data_type: int) -> np.dtype[Any]:
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
 
 
+def type_name(code: int) -> str:
+    """An element type by its number in the format."""
+    return (
+        onnx.TensorProto.DataType.Name(code).lower() if code in onnx.TensorProto.DataType.values() else f"type {code}"
+    )
+
+
 def element_bits(data_type: int) -> int:
     """The bits that an element of an ONNX data type takes where it is stored."""
     packed = _PACKED.fullmatch(onnx.TensorProto.DataType.Name(data_type))

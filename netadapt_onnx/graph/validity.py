@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto
 
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.nodes import STANDARD, domain_of
-from netadapt_onnx.graph.shapes import element_bits
+from netadapt_onnx.graph.shapes import element_bits, type_name
 from netadapt_onnx.graph.weightless import copy_field
 
 # What an axis of a tensor can have at most: sizes beyond it overflow in every runtime.
@@ -149,7 +149,7 @@ def check_tensor(tensor: TensorProto) -> None:
     right = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     wrong = next((field for field in _TYPED if field != right and len(getattr(tensor, field))), None)
     if wrong is not None:
-        raise _invalid(f"{name} of {_type_name(tensor.data_type)} keeps values in {wrong}")
+        raise _invalid(f"{name} of {type_name(tensor.data_type)} keeps values in {wrong}")
     values, elements = len(getattr(tensor, right)), prod(shape)
     if tensor.HasField("raw_data") and tensor.data_type != TensorProto.STRING:
         _check_bytes(tensor, name, values)
@@ -195,7 +195,7 @@ def _check_sparse(sparse: onnx.SparseTensorProto) -> None:
     if len(counted) != 1 or indices not in (counted, (*counted, len(shape))):
         raise _invalid(f"{name} has values {counted} and indices {indices}, which do not fit its shape {shape}")
     if counted[0] and sparse.indices.data_type != TensorProto.INT64:
-        raise _invalid(f"{name} has indices of {_type_name(sparse.indices.data_type)}, not int64")
+        raise _invalid(f"{name} has indices of {type_name(sparse.indices.data_type)}, not int64")
 
 
 def _check_type(kind: Any, name: str = "a tensor") -> None:
@@ -208,10 +208,6 @@ def _check_value(value: onnx.ValueInfoProto) -> None:
     for axis, dim in enumerate(value.type.tensor_type.shape.dim):
         if dim.dim_value > LARGEST_AXIS:
             raise _invalid(f"axis {axis} of '{value.name}' is declared with {dim.dim_value} elements")
-
-
-def _type_name(code: int) -> str:
-    return TensorProto.DataType.Name(code).lower() if code in TensorProto.DataType.values() else f"type {code}"
 
 
 # -- nodes ------------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def _budget_layers(run: AdaptRun, x: str, resource: str, height: int) -> list[ch
     """A line for each budget, with what it allows in its unit."""
     budgets = [(one.text, one.limit) for one in run.budgets if one.resource == resource and one.limit is not None]
     for model in () if run.result is None else run.result.models[:-1]:
-        budgets += [(one.budget, one.limit) for one in model.limits if one.budget.partition("=")[0] == resource]
+        budgets += [(one.budget, one.limit) for one in model.limits if one.resource == resource]
     rows = []
     for text, limit in budgets:
         rows.append({x: limit, "text": f"budget {budget_amount(text, limit)}"})

@@ -119,7 +119,7 @@ def _resource_card(run: AdaptRun, change: Change) -> str:
     elif change.is_predicted:
         lines.append(("predicted, not measured", ""))
     for limit in () if run.result is None else run.result.limits:
-        if limit.budget.partition("=")[0] == change.resource and run.result is not None:
+        if limit.resource == change.resource and run.result is not None:
             state = budget_state(run.result, [limit])
             lines.append((f"budget {budget_amount(limit.budget, limit.limit)}: {state}", _kind(limit.met)))
     title = NAMES.get(kind, kind) + (f" on {device}" if device else "")

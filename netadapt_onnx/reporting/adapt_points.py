@@ -45,7 +45,7 @@ def time_scales(result: AdaptResult | None, details: Details, original: Mapping[
     if result is None:
         return scales
     for limit in result.limits:
-        name = limit.budget.split("=")[0]
+        name = limit.resource
         if not limit.budget.endswith("x") or name not in result.latencies:
             continue
         predicted_ms = sum(layer.times_ms.get(name, (0.0, 0.0))[0] for layer in details.layers)
@@ -88,7 +88,7 @@ def finished_points(
     points = [Point("original", 0, "", first, {**original, **_resources(result, "before")}), *searched]
     for model in result.models:
         measured = (*model.latencies, *model.measured)
-        predicted = {limit.budget.partition("=")[0]: limit.value for limit in model.limits}
+        predicted = {limit.resource: limit.value for limit in model.limits}
         resources = predicted | _resources(model, "after")
         points.append(Point("result", model.iterations, model.budget, model.validation, resources, measured))
     return tuple(points)

@@ -188,7 +188,7 @@ def _budgets(
 ) -> tuple[BudgetLine, ...]:
     """The budgets of the tightest target; before the end their limits follow from what the original costs."""
     if result is not None:
-        return tuple(BudgetLine(one.budget, one.budget.partition("=")[0], one.limit) for one in result.limits)
+        return tuple(BudgetLine(one.budget, one.resource, one.limit) for one in result.limits)
     lines = []
     for budget in parse_targets(recorded.identity["budget"], SEARCHED)[-1]:
         amount = original.get(budget.resource)

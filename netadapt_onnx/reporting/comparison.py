@@ -135,7 +135,7 @@ def _target_row(run: AdaptRun, model: TargetResult, original: str, seconds: floa
         "" if searched is None else render.score(run.metric, searched),
         render.score(run.metric, model.validation),
         f"{before} → {after} ({accuracy.split})",
-        ", ".join(render.amount(one.budget.partition("=")[0], one.value) for one in model.limits),
+        ", ".join(render.amount(one.resource, one.value) for one in model.limits),
         f"{render.plural(model.iterations, 'iteration')}, {seconds:.0f} s",
     ]
 

@@ -22,7 +22,7 @@ def result_headline(result: SearchResult) -> str:
 
     Of a model that is deployed as int8, speed, size and accuracy are those of what is deployed.
     """
-    budgets = [limit.budget.partition("=")[0] for limit in result.limits]
+    budgets = [limit.resource for limit in result.limits]
     exact = counted_changes(result)
     timed = [*measured_changes(result), *predicted_changes(result)]
     # Size is always of interest, macs where nothing was timed, and all that has a budget.
@@ -54,7 +54,7 @@ def measured_changes(result: SearchResult) -> Iterator[Change]:
 def predicted_changes(result: SearchResult) -> Iterator[Change]:
     """Resources with a budget that no device could be asked for."""
     for limit in result.limits:
-        name, _, amount = limit.budget.partition("=")
+        name, amount = limit.resource, limit.budget.partition("=")[2]
         if not _is_predicted(result, name):
             continue
         before = limit.limit / float(amount[:-1]) if amount.endswith("x") else None
@@ -66,7 +66,7 @@ def budget_sentence(limit: Limit, result: SearchResult) -> str:
 
     For instance `latency=0.6x met: up to 0.396 ms (95% interval), 0.401 ms allowed`.
     """
-    name = limit.budget.partition("=")[0]
+    name = limit.resource
     state = budget_state(result, [limit])
     value, allowed = (render.amount(name, amount) for amount in (limit.value, limit.limit))
     if _is_predicted(result, name):
@@ -90,7 +90,7 @@ def budget_state(result: SearchResult, limits: Sequence[Limit] = ()) -> str:
     if None in verdicts and False not in verdicts:
         return UNJUDGED if result.stopped == "could-not-judge" else "predicted to be met"
     missed = [limit for limit in shown if limit.met is False]
-    if missed and all(_is_predicted(result, limit.budget.partition("=")[0]) for limit in missed):
+    if missed and all(_is_predicted(result, limit.resource) for limit in missed):
         return "predicted to be missed"
     return STATES[False not in verdicts]
 

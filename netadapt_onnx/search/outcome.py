@@ -189,7 +189,7 @@ class Outcome:
 
 def _stopped(stopped: Stopped, limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> Stopped:
     """Why the search has ended, once its result was measured."""
-    measured = [limit.met for limit in limits if limit.budget.partition("=")[0] in latencies]
+    measured = [limit.met for limit in limits if limit.resource in latencies]
     if _all_met(limits) is None and None in measured:
         return UNDECIDED
     return "missed" if stopped == "met" and False in measured else stopped
@@ -214,7 +214,7 @@ def _compared(latency: Latency) -> Compared:
 
 def _open_question(limit: Limit, latencies: Mapping[str, Latency]) -> str:
     """The note on a limit that could not be judged."""
-    latency = latencies.get(limit.budget.partition("=")[0])
+    latency = latencies.get(limit.resource)
     if latency is None:
         return f"{limit.budget}: the table predicted {_amount(limit)}; no device has measured it"
     low, high = latency.ci95
@@ -231,7 +231,7 @@ def _amount(limit: Limit) -> str:
 
 def _busy_notes(limits: Sequence[Limit], latencies: Mapping[str, Latency]) -> list[str]:
     """The notes on verdicts that were possible although the device was busy."""
-    decided = {limit.budget.partition("=")[0] for limit in limits if limit.met is not None}
+    decided = {limit.resource for limit in limits if limit.met is not None}
     return [
         f"{name}: the device was busy, times varied by {latency.disturbance:.0%}; those shown are of the fastest runs"
         for name, latency in latencies.items()

@@ -112,6 +112,11 @@ class Limit:
     value: float
     met: bool | None
 
+    @property
+    def resource(self) -> str:
+        """What is limited, perhaps of a named device: `latency@pi`."""
+        return self.budget.partition("=")[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:

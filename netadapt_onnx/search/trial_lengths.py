@@ -35,17 +35,14 @@ def trial_lengths(prepared: PreparedModel, options: AdaptOptions) -> TrialLength
         prepared: The model and the data.
         options: The user's options.
     """
+    flat, samples = prepared.trace.flat, 0 if prepared.data is None else len(prepared.data.train)
+    macs = cost(flat.proto, flat.shapes).macs
+
+    def affordable(planned: int) -> int:
+        return trial_steps(planned, min(BATCH_SIZE, samples), macs) if samples else 0
+
     short_term, finalists = options.short_term_steps, options.finalists
     if finalists and options.short_term is None:
-        short_term = _affordable(prepared, short_term)
+        short_term = affordable(short_term)
         finalists = finalists if short_term else 0
-    draws = DRAWS if _affordable(prepared, 1) else 0
-    return TrialLengths(short_term, finalists, _affordable(prepared, options.portfolio_steps), draws)
-
-
-def _affordable(prepared: PreparedModel, planned: int) -> int:
-    """So many steps of a short training, or as many as the network's cost allows."""
-    if prepared.data is None or not planned:
-        return 0
-    flat = prepared.trace.flat
-    return trial_steps(planned, min(BATCH_SIZE, len(prepared.data.train)), cost(flat.proto, flat.shapes).macs)
+    return TrialLengths(short_term, finalists, affordable(options.portfolio_steps), DRAWS if affordable(1) else 0)
