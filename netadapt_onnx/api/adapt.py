@@ -11,6 +11,7 @@ from netadapt_onnx.api.live_report import live_report
 from netadapt_onnx.api.source import Source, open_model
 from netadapt_onnx.common.budget import budget_texts
 from netadapt_onnx.common.options import File, from_keywords
+from netadapt_onnx.common.parallel import spare_threads
 from netadapt_onnx.common.progress import reporter, unheard
 from netadapt_onnx.common.provenance import versions
 from netadapt_onnx.common.resources import SEARCHED
@@ -123,7 +124,8 @@ def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> Adap
         for note in () if prepared.data is None else prepared.data.notes:
             environment.notes.add(note)
         checks, aligned = open_budget_checks(environment, prepared, instruments)
-        return SearchDriver(environment, aligned, checks, workers).result()
+        with spare_threads(cores()):
+            return SearchDriver(environment, aligned, checks, workers).result()
 
 
 def _identity(prepared: PreparedModel, options: AdaptOptions) -> dict[str, Any]:

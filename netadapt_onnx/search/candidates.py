@@ -85,7 +85,6 @@ class Candidates:
         train = None if prepared.data is None else prepared.data.train
         self._criterion = criterion_on(options.criterion_for(has_inputs=train is not None), train, options.seed)
         self._original = BaseModel(prepared.trace, {})
-        self._selector = ChannelSelector(self._original, prepared.branches, self._criterion)
         self._files = IterationFiles(context.run, prepared.trace)
         self._worker_context = WorkerContext(
             self._original,
@@ -96,6 +95,9 @@ class Candidates:
             shapes=dict(options.shapes),
             batch_size=options.batch_size,
         )
+        # The knapsack's own scores select, too; other strategies ask for error curves.
+        curves = None if options.strategy == "knapsack" else self._worker_context.eliminations
+        self._selector = ChannelSelector(self._original, prepared.branches, self._criterion, curves)
         self._current = BaseModel(prepared.trace, {})
         self._shared = (Shared(self._worker_context), Shared(self._current))
         self.iteration = 0
@@ -190,6 +192,8 @@ class Candidates:
         """Make a proposal the current model, measure the resources that can be, and evaluate it."""
         proto = self._make_current(iteration, proposal)
         predicted, checks = self._context.predict(proposal.widths), self._context.budget_checks
+        for check in checks.values() if self._files.are_equal(iteration - 1, iteration) else ():
+            check.carry_over(iteration - 1, iteration)  # a portfolio may be won by the widths reached so far
         correction = {
             name: check.correction(iteration, proto, predicted[name], proposal.resources[name])
             for name, check in checks.items()

@@ -13,6 +13,8 @@ import numpy as np
 from netadapt_onnx.search.allowed_counts import removed_branches
 from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.proposals import Widths
+from netadapt_onnx.surgery.criteria.elimination import Elimination
+from netadapt_onnx.surgery.criteria.obs import OBS, criterion_of
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
@@ -122,11 +124,25 @@ class SelectedCut:
 class ChannelSelector:
     """Selects the channels that stay, by a criterion."""
 
-    def __init__(self, original: BaseModel, branches: Sequence[Branch], criterion: str | Criterion) -> None:
-        """Select for models that are cut from `original`, of which `branches` may be removed."""
+    def __init__(
+        self,
+        original: BaseModel,
+        branches: Sequence[Branch],
+        criterion: str | Criterion,
+        eliminations: Callable[[], Mapping[str, Elimination]] | None = None,
+    ) -> None:
+        """Select for models that are cut from `original`.
+
+        Args:
+            original: The original.
+            branches: Its branches that may be removed.
+            criterion: The criterion.
+            eliminations: In which order `obs` lets the original's channels go, where that is computed anyway.
+        """
         self._original = original
         self._branches = tuple(branches)
-        self._criterion = criterion
+        is_obs = getattr(criterion, "__qualname__", None) == OBS
+        self._criterion = criterion_of(lambda _: eliminations()) if is_obs and eliminations is not None else criterion
         self._groups_without: dict[frozenset[str], frozenset[str]] = {}
 
     def cut(self, current: BaseModel, widths: Widths) -> SelectedCut:

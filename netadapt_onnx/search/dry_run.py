@@ -13,7 +13,6 @@ from netadapt_onnx.common.resources import COUNTED, CUSTOM
 from netadapt_onnx.graph.original_file import as_given
 from netadapt_onnx.profilers.random_widths import RandomWidthModel
 from netadapt_onnx.profilers.table.best_counts import best_counts
-from netadapt_onnx.profilers.table.build import TablePlan
 from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.resource_functions import fitted
@@ -31,7 +30,7 @@ from netadapt_onnx.search.tables import latency_by_layer
 from netadapt_onnx.search.target_problem import out_of_reach
 from netadapt_onnx.search.width_program import solve
 from netadapt_onnx.search.worker import BRANCH_SAMPLES, CALIBRATION_SAMPLES
-from netadapt_onnx.surgery.criteria.obs import error_curves
+from netadapt_onnx.surgery.criteria.obs import eliminations
 from netadapt_onnx.surgery.reconstruct.gram import own_gram_matrices
 from netadapt_onnx.training.data_criteria import criterion_on
 
@@ -121,7 +120,8 @@ def _curves(
     samples = ((prepared.data.train, CALIBRATION_SAMPLES), (prepared.data.val, BRANCH_SAMPLES))
     inputs = [split.sample(count, options.seed).batch(slice(None)) for split, count in samples]
     solving, held_out = (own_gram_matrices(prepared.trace, arrays, options.seed) for arrays in inputs)
-    errors = error_curves(prepared.trace, solving, held_out)
+    ordered = eliminations(prepared.trace, solving, held_out)
+    errors = {name: elimination.curve for name, elimination in ordered.items()}
     chosen = solve(prepared.choices, prepared.widths, errors, predict, limits, MOST_OPTIONS)
     note = "All of them are cut at once, by their error curves; the run probes every group and branch first"
     return _joint(chosen, prepared, predict, current, limits, note)
@@ -176,7 +176,7 @@ def dry_run(
             if table is None:
                 forgotten = tables.table_file(Path(folder), device.resource)
                 kept_in = forgotten if tables_beside is None else tables.table_beside(tables_beside, device.resource)
-                plan = TablePlan(models=options.table_models, seed=options.seed)
+                plan = tables.table_plan(options)
                 table = tables.built_table(
                     kept_in, prepared.trace, instruments.execution, plan, progress, device.device
                 )

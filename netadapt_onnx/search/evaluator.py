@@ -127,9 +127,14 @@ class DataEvaluator:
 
         `prefixes` hold the activations of these samples in front of the cut, in the model that was cut.
         """
-        if self.metric == "agreement":
+        if self.ranks_by_fidelity:
             return self.fidelity(proto, prefixes)
         return accuracy(*((proto, self.ranking) if prefixes is None else prefixes.shortened(proto))).value
+
+    @property
+    def ranks_by_fidelity(self) -> bool:
+        """Whether `ranking_accuracy` and `fidelity` are the same."""
+        return self.metric == "agreement"
 
     def ranking_scores(self, proto: onnx.ModelProto, count: int) -> np.ndarray | None:
         """What each of `count` of the ranking samples contributes to the ranking accuracy; None: that is no mean.

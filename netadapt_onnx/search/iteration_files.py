@@ -53,6 +53,11 @@ class IterationFiles:
         """Whether the model of an iteration is on the disk, as this run wrote it."""
         return self._run.journal.is_sealed(self._run.iteration(iteration) / MODEL_FILE)
 
+    def are_equal(self, one: int, other: int) -> bool:
+        """Whether the models of two iterations were written as the same bytes."""
+        digests = [self._run.journal.digest_of(self._run.iteration(number) / MODEL_FILE) for number in (one, other)]
+        return digests[0] is not None and digests[0] == digests[1]
+
     def write(self, iteration: int, cut: SelectedCut, proto: onnx.ModelProto, interface: Interface) -> None:
         """Write the files of an iteration.
 

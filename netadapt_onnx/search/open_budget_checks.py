@@ -22,7 +22,6 @@ from netadapt_onnx.profilers.execution import Execution
 from netadapt_onnx.profilers.int8_kernels import choose_quantisation
 from netadapt_onnx.profilers.statistics import Disturbance
 from netadapt_onnx.profilers.table.best_counts import best_counts
-from netadapt_onnx.profilers.table.build import TablePlan
 from netadapt_onnx.profilers.table.predict import Table
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.check import BudgetCheck, MeasuredCheck
@@ -252,7 +251,7 @@ def _measured_table(environment: SearchEnvironment, prepared: PreparedModel, dev
     """A table measured into the run directory, in the share of the run's time that tables may take."""
     run = environment.run
     file = table_file(run.path, device.resource)
-    plan = TablePlan(models=environment.options.table_models, seed=environment.options.seed)
+    plan = tables.table_plan(environment.options)
     plan = replace(plan, time_cap_s=min(plan.time_cap_s, TABLE_SHARE * run.left_s()))
     run.journal.require_unchanged(file)
     table = tables.built_table(file, prepared.trace, environment.execution, plan, environment.progress, device.device)

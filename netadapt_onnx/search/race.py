@@ -7,10 +7,12 @@ or on who evaluates.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.parallel import in_order
 from netadapt_onnx.search.evaluator import DataEvaluator
 
 # The shares that are looked at before all samples are, each where there are at least so many times as many samples.
@@ -34,14 +36,16 @@ def better(first: onnx.ModelProto, second: onnx.ModelProto, evaluator: DataEvalu
     for share in SHARES:
         if samples < WORTHWHILE * share:
             break
-        scores = [evaluator.ranking_scores(proto, share) for proto in (first, second)]
-        if scores[0] is None or scores[1] is None:
+        one, other = in_order(partial(evaluator.ranking_scores, count=share), (first, second))
+        if one is None or other is None:
             break
-        differences = scores[0] - scores[1]
+        differences = one - other
         if is_decided(differences):
             return RankedModel(first if differences.mean() > 0 else second)
-    one, other = evaluator.ranking_accuracy(first), evaluator.ranking_accuracy(second)
-    return RankedModel(second, other) if other > one else RankedModel(first, one)
+    accuracy, accuracy_of_second = in_order(evaluator.ranking_accuracy, (first, second))
+    if accuracy_of_second > accuracy:
+        return RankedModel(second, accuracy_of_second)
+    return RankedModel(first, accuracy)
 
 
 def is_decided(differences: np.ndarray) -> bool:

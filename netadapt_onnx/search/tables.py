@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,11 +13,19 @@ from netadapt_onnx.profilers.execution import Execution, fingerprint
 from netadapt_onnx.profilers.random_widths import RandomWidthModel, random_widths
 from netadapt_onnx.profilers.records import Environment
 from netadapt_onnx.profilers.statistics import Timing
-from netadapt_onnx.profilers.table.build import TablePlan, build
+from netadapt_onnx.profilers.table.build import MODELS, TablePlan, build
 from netadapt_onnx.profilers.table.predict import Table
+from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.surgery.trace import Trace
 
 TABLE_FILE = "table.jsonl"
+
+
+def table_plan(options: AdaptOptions) -> TablePlan:
+    """How large the table of a search becomes; one of fewer models than usual gets as much less time."""
+    plan = TablePlan(models=options.table_models, seed=options.seed)
+    share = 1.0 if plan.models is None else min(1.0, plan.models / MODELS)
+    return replace(plan, time_cap_s=share * plan.time_cap_s)
 
 
 class Predicting(Protocol):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netadapt_onnx.common.native_output import native_stdout_discarded
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.search.allowed_counts import ChannelChoices
 from netadapt_onnx.search.netadapt import met
@@ -103,15 +104,16 @@ def _chosen(groups: Sequence[Sequence[Option]], point: Widths, predict: Predict,
     rows = [[(cost[name] - base[name]) / ceiling for cost in costs] for name, ceiling in ceilings.items()]
     room = [(ceiling - base[name]) / ceiling for name, ceiling in ceilings.items()]
     lost = np.array([option.lost for option in flat])
-    solution = milp(
-        lost / (np.abs(lost).max() or 1.0),
-        integrality=np.ones(len(flat)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(block_diag([np.ones((1, len(options))) for options in groups]).tocsr(), 1, 1),
-            LinearConstraint(np.array(rows), -np.inf, room),
-        ],
-    )
+    with native_stdout_discarded():  # HiGHS prints a line of its debugging in one program of some 30
+        solution = milp(
+            lost / (np.abs(lost).max() or 1.0),
+            integrality=np.ones(len(flat)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(block_diag([np.ones((1, len(options))) for options in groups]).tocsr(), 1, 1),
+                LinearConstraint(np.array(rows), -np.inf, room),
+            ],
+        )
     if solution.x is None:
         return {options[-1].group: options[-1].channels for options in groups}
     return {o.group: o.channels for o, chosen in zip(flat, solution.x, strict=True) if chosen > 0.5}

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.parallel import in_order
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import Arrays
@@ -25,7 +26,8 @@ from netadapt_onnx.search.jobs import CutRequest, EvaluationRequest, ShortTraini
 from netadapt_onnx.search.race import RankedModel, better
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.width_program import Losses
-from netadapt_onnx.surgery.criteria.obs import error_curves
+from netadapt_onnx.surgery.criteria.elimination import Elimination
+from netadapt_onnx.surgery.criteria.obs import eliminations
 from netadapt_onnx.surgery.reconstruct.gram import (
     SAMPLES,
     GramCache,
@@ -92,6 +94,7 @@ class WorkerContext:
         self._calibration: dict[int, tuple[Arrays, Targets]] = {}
         self._gram_lock = Lock()
         self._gram_cache = GramCache()
+        self._eliminations: Mapping[str, Elimination] | None = None
         self._teacher: Teacher | None = None
 
     def calibration(self, samples: int = CALIBRATION_SAMPLES, trace: Trace | None = None) -> tuple[Arrays, Targets]:
@@ -158,11 +161,14 @@ class WorkerContext:
         if self._data is None:
             return RankedModel(resize(base.trace, kept))
         inputs, targets = self.calibration(samples)
-        solved = reconstruct_in_order(base.trace, kept, inputs, targets, base.changed)
+
+        def solved(only_cut: bool) -> onnx.ModelProto:
+            return reconstruct_in_order(base.trace, kept, inputs, targets, base.changed, only_cut=only_cut)
+
         if not base.changed or not isinstance(self._evaluator, DataEvaluator):
-            return RankedModel(solved)
-        sparing = reconstruct_in_order(base.trace, kept, inputs, targets, only_cut=True)
-        return better(solved, sparing, self._evaluator)
+            return RankedModel(solved(False))
+        of_all, of_cut = in_order(solved, (False, True))
+        return better(of_all, of_cut, self._evaluator)
 
     def train(
         self, proto: onnx.ModelProto, training: ShortTraining, worker: WorkerInfo, base: BaseModel | None = None
@@ -207,11 +213,23 @@ class WorkerContext:
             return self._evaluator.fidelity(proto)
         return self._evaluator.fidelity(proto, base.prefixes(self._evaluator))
 
+    @property
+    def ranks_by_fidelity(self) -> bool:
+        """Whether what ranks proposals is their fidelity."""
+        return isinstance(self._evaluator, DataEvaluator) and self._evaluator.ranks_by_fidelity
+
     def error_curves(self) -> Losses:
         """By group, the error on held-out samples when 0, 1, 2 ... of the original's channels are gone."""
+        return {name: elimination.curve for name, elimination in self.eliminations().items()}
+
+    def eliminations(self) -> Mapping[str, Elimination]:
+        """In which order the original's channels go, and the errors on held-out samples; computed on first use."""
         assert self._data is not None
-        trace, inputs = self.original.trace, self._data.val.sample(BRANCH_SAMPLES, self._seed).batch(slice(None))
-        return error_curves(trace, self.gram_matrices(self.original), own_gram_matrices(trace, inputs, self._seed))
+        if self._eliminations is None:
+            trace, inputs = self.original.trace, self._data.val.sample(BRANCH_SAMPLES, self._seed).batch(slice(None))
+            held_out = own_gram_matrices(trace, inputs, self._seed)
+            self._eliminations = eliminations(trace, self.gram_matrices(self.original), held_out)
+        return self._eliminations
 
     def __reduce__(self) -> tuple[Any, ...]:
         data, evaluator = self._data, self._evaluator
@@ -249,7 +267,8 @@ def evaluate_proposal(
     proto = model.proto
     cut_from = None if evaluation.removed or evaluation.in_order else base
     if evaluation.measure == "fidelity":
-        return JobResult({"accuracy": context.fidelity(proto, cut_from)})
+        known = model.accuracy if context.ranks_by_fidelity else None
+        return JobResult({"accuracy": context.fidelity(proto, cut_from) if known is None else known})
     if evaluation.training is None:
         accuracy = context.ranking_accuracy(proto, cut_from) if model.accuracy is None else model.accuracy
         return JobResult({"accuracy": accuracy})

@@ -7,6 +7,7 @@ from math import prod
 
 import onnx
 
+from netadapt_onnx.common.parallel import in_order
 from netadapt_onnx.common.progress import counting
 from netadapt_onnx.graph.extract import between, boundary
 from netadapt_onnx.graph.fold_shapes import follows_batch
@@ -46,8 +47,12 @@ def activations(
     computed = [name for name in names if name not in as_they_are]
     active = session(trace.folded.proto, outputs=computed)
     blocks, batches = _batches(trace, inputs, run_size or run_size_of(trace, computed))
-    for block, part in zip(blocks, counting("looking at activations", batches), strict=True):
-        yield block, run(active, part, computed) | {name: part[name] for name in as_they_are}
+
+    def arrays_of(part: Arrays) -> Arrays:
+        return run(active, part, computed) | {name: part[name] for name in as_they_are}
+
+    results = in_order(arrays_of, counting("looking at activations", batches))
+    yield from zip(blocks, results, strict=True)
 
 
 def run_size_of(trace: Trace, names: Sequence[str]) -> int:
@@ -84,11 +89,14 @@ class PartialRuns:
         part = between(proto, self._computed[0], missing, self._computed[-1])
         active = session(part, outputs=missing) if missing else None
         inputs = [value.name for value in part.graph.input]
-        keeps = True
-        for number, block in enumerate(self._blocks):
-            computed = self._computed[number]
+
+        def arrays_of(computed: Arrays) -> Arrays:
             arrays = {} if active is None else run(active, {name: computed[name] for name in inputs}, missing)
-            arrays |= {name: computed[name] for name in names if name in computed}
+            return arrays | {name: computed[name] for name in names if name in computed}
+
+        keeps = True
+        results = in_order(arrays_of, list(self._computed))
+        for number, (block, arrays) in enumerate(zip(self._blocks, results, strict=True)):
             if number == 0:
                 size = sum(value.nbytes for value in arrays.values())
                 keeps = size * len(self._blocks) <= MOST_KEPT_BYTES

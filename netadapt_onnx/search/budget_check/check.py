@@ -52,6 +52,9 @@ class BudgetCheck:
         """
         return self.prediction.start_correction()
 
+    def carry_over(self, earlier: int, iteration: int) -> None:
+        """Count what was measured of an earlier iteration's model as measured of this one's, which is the same."""
+
     def measured(self, iteration: int) -> Estimate | None:
         """What was measured of an iteration's model; None where nothing was, or nothing precise enough."""
         return None
@@ -124,6 +127,10 @@ class MeasuredCheck(BudgetCheck):
         self.measure("searched", iteration, proto)
         factor = self.careful_correction(iteration, predicted)
         return expected / predicted if factor is None else factor
+
+    def carry_over(self, earlier: int, iteration: int) -> None:
+        """Count what was measured with care of an earlier iteration's model as measured of this one's."""
+        self._journal.copy(self._journal.careful("searched", earlier), self._journal.careful("searched", iteration))
 
     def measured(self, iteration: int) -> Estimate | None:
         """What was measured of an iteration's model; a relative budget's is its share of the original's amount.

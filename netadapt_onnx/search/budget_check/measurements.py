@@ -239,6 +239,11 @@ class MeasurementJournal:
 
         self._run.once(key, measurement)
 
+    def copy(self, key: str, other: str) -> None:
+        """Keep what was measured under one key under another too, where the two measure the same."""
+        if self.has(key):
+            self._run.once(other, lambda: self._run.recall(key))
+
     def estimate(self, keys: Sequence[str]) -> Estimate | None:
         """What those of these measurements that were made say together."""
         measurement = self.reliable(keys)

@@ -168,6 +168,11 @@ class Journal:
             raise self._wrong(f"{path}: it is not what this run wrote there", hint)
         return True
 
+    def digest_of(self, path: Path) -> str | None:
+        """The digest that a file was last sealed with, whether it still exists or not; None if it never was."""
+        digest: str | None = self.values.get(f"{_FILE}{self._name(path)}")
+        return digest
+
     def require_sealed(self, path: Path) -> None:
         """Raise NetadaptError unless a file exists and is as it was sealed."""
         if not self.is_sealed(path, AGAIN):

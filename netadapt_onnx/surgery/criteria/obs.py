@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from netadapt_onnx.common.parallel import in_order
 from netadapt_onnx.common.progress import counting
 from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.graph.runtime import Arrays
@@ -36,25 +37,19 @@ def obs_criterion(inputs: Callable[[], Arrays], seed: int = 0) -> Criterion:
         inputs: Returns the inputs, samples first; it is called once a model, so that they need not stay in memory.
         seed: The seed of the positions at which layers are looked at.
     """
-    return RememberedScores(OBS, lambda trace: _label_scores(trace, inputs(), seed), serves_cuts=True)
+    return criterion_of(lambda trace: eliminations(trace, own_gram_matrices(trace, inputs(), seed)))
 
 
-def _label_scores(trace: Trace, inputs: Arrays, seed: int) -> np.ndarray:
-    matrices = own_gram_matrices(trace, inputs, seed)
-    scores = np.zeros(len(trace.roots))
-    for name, elimination in eliminations(trace, matrices).items():
-        scores[trace.members[name]] = elimination.scores[elimination.class_of]
-    return scores
+def criterion_of(eliminations_of: Callable[[Trace], Mapping[str, Elimination]]) -> Criterion:
+    """The criterion `obs`, by what gives the eliminations of a model; it is asked once a model."""
 
+    def label_scores(trace: Trace) -> np.ndarray:
+        scores = np.zeros(len(trace.roots))
+        for name, elimination in eliminations_of(trace).items():
+            scores[trace.members[name]] = elimination.scores[elimination.class_of]
+        return scores
 
-def error_curves(
-    trace: Trace, matrices: Mapping[str, GramMatrices], held_out: Mapping[str, GramMatrices] | None = None
-) -> dict[str, np.ndarray]:
-    """By prunable group, the error of its consumers when 0, 1, 2 ... of its channels are gone, (channels + 1,).
-
-    The arguments are those of `eliminations`.
-    """
-    return {name: elimination.curve for name, elimination in eliminations(trace, matrices, held_out).items()}
+    return RememberedScores(OBS, label_scores, serves_cuts=True)
 
 
 def eliminations(
@@ -77,21 +72,22 @@ def eliminations(
         By prunable group its elimination.
     """
     consumers = Consumers(trace, matrices)
-    result = {}
-    for group in counting("ordering channels", trace.prunable):
+
+    def elimination_of(group: Group) -> Elimination:
         classes, class_of = np.unique(trace.members[group.name], return_inverse=True)
         readers = consumers.of(group)
         present = [np.unique(reader.class_of[reader.class_of >= 0]) for reader in readers]
         if len(np.unique(np.concatenate([np.zeros(0, np.int64), *present]))) < len(classes):
-            elimination = _by_norm(trace, group, class_of)
-        else:
-            order, added = eliminate([system for reader in readers for system in reader.systems()], len(classes))
-            elimination = Elimination(class_of, order, np.concatenate([[0.0], np.cumsum(added)]))
-            if held_out is not None:
-                grams = [consumers.gram(reader.layer, held_out[reader.layer.output]) for reader in readers]
-                elimination = _measured(elimination, readers, grams)
-        result[group.name] = elimination
-    return result
+            return _by_norm(trace, group, class_of)
+        order, added = eliminate([system for reader in readers for system in reader.systems()], len(classes))
+        elimination = Elimination(class_of, order, np.concatenate([[0.0], np.cumsum(added)]))
+        if held_out is None:
+            return elimination
+        grams = [consumers.gram(reader.layer, held_out[reader.layer.output]) for reader in readers]
+        return _measured(elimination, readers, grams)
+
+    results = in_order(elimination_of, counting("ordering channels", trace.prunable))
+    return {group.name: result for group, result in zip(trace.prunable, results, strict=True)}
 
 
 def _by_norm(trace: Trace, group: Group, class_of: Array) -> Elimination:
