@@ -24,9 +24,8 @@ from netadapt_onnx.graph.loadable import require_planned
 from netadapt_onnx.graph.model import Model, load_without_weights, save
 from netadapt_onnx.graph.shapes import Shapes
 from netadapt_onnx.graph.weightless import file_bytes
-from netadapt_onnx.surgery.criteria.obs import OBS
 from netadapt_onnx.surgery.criteria.ranking import at_share, removal_order
-from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.scores import OBS, Criterion
 from netadapt_onnx.surgery.criteria.selection import MEASURED, select
 from netadapt_onnx.surgery.cut import KeptIndices
 from netadapt_onnx.surgery.kept_counts import (

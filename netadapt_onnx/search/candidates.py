@@ -96,15 +96,14 @@ class Candidates:
             batch_size=options.batch_size,
         )
         # The knapsack's own scores select, too; other strategies ask for error curves.
-        curves = None if options.strategy == "knapsack" else self._worker_context.eliminations
-        self._selector = ChannelSelector(self._original, prepared.branches, self._criterion, curves)
+        orders = None if options.strategy == "knapsack" else self._worker_context.eliminations
+        self._selector = ChannelSelector(self._original, prepared.branches, self._criterion, orders)
         self._current = BaseModel(prepared.trace, {})
         self._shared = (Shared(self._worker_context), Shared(self._current))
         self.iteration = 0
         self._solves_winners = options.rank == "reconstruct" and not context.trials.short_term
         # The kinds of jobs, by iteration, of which one has succeeded.
         self._succeeded = set[tuple[int, bool, bool]]()
-        self._errors: Losses | None = None
         self._losses: Losses | None = None
 
     @property
@@ -167,10 +166,8 @@ class Candidates:
         return importances_of(self._original.trace, criterion, self._branches)
 
     def errors(self) -> Losses:
-        """By group, the error when 0, 1, 2 ... of the original's channels are gone; computed on first use."""
-        if self._errors is None:
-            self._errors = self._worker_context.error_curves()
-        return self._errors
+        """By group, the error when 0, 1, 2 ... of the original's channels are gone."""
+        return self._worker_context.error_curves()
 
     def losses(self) -> Losses:
         """By group or branch, what the outputs lose when 0, 1, 2 ... of its channels are gone; probed on first use."""

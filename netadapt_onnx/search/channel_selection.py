@@ -14,8 +14,8 @@ from netadapt_onnx.search.allowed_counts import removed_branches
 from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.proposals import Widths
 from netadapt_onnx.surgery.criteria.elimination import Elimination
-from netadapt_onnx.surgery.criteria.obs import OBS, criterion_of
-from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.obs import criterion_of
+from netadapt_onnx.surgery.criteria.scores import OBS, Criterion
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.reconstruct.gram import GramMatrices

@@ -267,8 +267,8 @@ def evaluate_proposal(
     proto = model.proto
     cut_from = None if evaluation.removed or evaluation.in_order else base
     if evaluation.measure == "fidelity":
-        known = model.accuracy if context.ranks_by_fidelity else None
-        return JobResult({"accuracy": context.fidelity(proto, cut_from) if known is None else known})
+        fidelity = model.accuracy if context.ranks_by_fidelity else None
+        return JobResult({"accuracy": context.fidelity(proto, cut_from) if fidelity is None else fidelity})
     if evaluation.training is None:
         accuracy = context.ranking_accuracy(proto, cut_from) if model.accuracy is None else model.accuracy
         return JobResult({"accuracy": accuracy})

@@ -6,9 +6,9 @@ import numpy as np
 
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.errors import NetadaptError
-from netadapt_onnx.surgery.criteria.activations import ACTIVATION, activation_criterion
-from netadapt_onnx.surgery.criteria.obs import OBS, obs_criterion
-from netadapt_onnx.surgery.criteria.scores import Criterion, RememberedScores
+from netadapt_onnx.surgery.criteria.activations import activation_criterion
+from netadapt_onnx.surgery.criteria.obs import obs_criterion
+from netadapt_onnx.surgery.criteria.scores import ACTIVATION, OBS, Criterion, RememberedScores
 from netadapt_onnx.surgery.criteria.selection import MEASURED
 from netadapt_onnx.surgery.trace import Trace
 

@@ -9,8 +9,9 @@ import models
 from criterion_cases import images
 from netadapt_onnx.search.channel_selection import BaseModel, ChannelSelector
 from netadapt_onnx.search.options import AdaptOptions
-from netadapt_onnx.surgery.criteria.obs import obs_criterion
+from netadapt_onnx.surgery.criteria.obs import eliminations, obs_criterion
 from netadapt_onnx.surgery.criteria.selection import select
+from netadapt_onnx.surgery.reconstruct.gram import own_gram_matrices
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
 from tracing import trace_model
@@ -39,6 +40,24 @@ def test_the_originals_order_serves_every_cut() -> None:
             expected = select(traced, {name: widths[name]}, criterion)[name]
             np.testing.assert_array_equal(current.kept[name], expected)
     assert len(looked_at) == 1
+
+
+def test_eliminations_that_are_at_hand_select_without_a_look_at_inputs() -> None:
+    traced = trace_model(models.residual(8))
+    inputs = {"image": images(64)}
+    ordered = eliminations(traced, own_gram_matrices(traced, inputs))
+
+    def no_inputs() -> dict[str, np.ndarray]:
+        raise AssertionError
+
+    selector = ChannelSelector(BaseModel(traced, {}), (), obs_criterion(no_inputs), lambda: ordered)
+    widths = {group.name: group.channels // 2 for group in traced.prunable}
+    for name, kept in selector.cut(BaseModel(traced, {}), widths).keep.items():
+        np.testing.assert_array_equal(kept, ordered[name].kept(widths[name]))
+    # Other criteria are asked themselves.
+    by_norm = ChannelSelector(BaseModel(traced, {}), (), "l2", lambda: ordered).cut(BaseModel(traced, {}), widths)
+    for name, kept in select(traced, widths, "l2").items():
+        np.testing.assert_array_equal(by_norm.keep[name], kept)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import numpy as np
 import onnx
@@ -44,18 +46,22 @@ def test_layers_behind_a_removed_branch_are_solved_where_the_ranking_samples_pre
     assert (context.solve({}, [branch]).proto.SerializeToString() != untouched) == prefers_solved
 
 
-def test_a_removed_branch_is_evaluated_once_for_each_way_of_solving(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("measure", ["accuracy", "fidelity"])
+def test_a_removed_branch_is_evaluated_once_for_each_way_of_solving(
+    monkeypatch: pytest.MonkeyPatch, measure: Literal["accuracy", "fidelity"]
+) -> None:
+    """Without labels what ranks models is their fidelity, which probes ask for."""
     original = BaseModel(trace_model(models.resnet()), {})
     context, accuracies = context_of(original), list[float]()
-    accuracy_of = DataEvaluator.ranking_accuracy
+    accuracy_of = DataEvaluator.fidelity
 
-    def ranking_accuracy(evaluator: DataEvaluator, proto: onnx.ModelProto) -> float:
+    def fidelity(evaluator: DataEvaluator, proto: onnx.ModelProto, prefixes: object = None) -> float:
         accuracies.append(accuracy_of(evaluator, proto))
         return accuracies[-1]
 
-    monkeypatch.setattr(DataEvaluator, "ranking_accuracy", ranking_accuracy)
+    monkeypatch.setattr(DataEvaluator, "fidelity", fidelity)
     branch = find_branches(original.trace)[0].name
-    request = EvaluationRequest(1, branch, 0, "current", [branch], {}, reconstruct=True)
+    request = EvaluationRequest(1, branch, 0, "current", [branch], {}, reconstruct=True, measure=measure)
     result = evaluate_proposal(WorkerInfo(), context, original, msgspec.to_builtins(request)).result
     assert len(accuracies) == 2
     assert accuracies[0] != accuracies[1]

@@ -9,11 +9,9 @@ import numpy as np
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.surgery.calibration import activations
-from netadapt_onnx.surgery.criteria.scores import Criterion, RememberedScores
+from netadapt_onnx.surgery.criteria.scores import ACTIVATION, Criterion, RememberedScores
 from netadapt_onnx.surgery.reduction_sites import reduction_sites
 from netadapt_onnx.surgery.trace import Trace
-
-ACTIVATION = "activation"
 
 
 def activation_criterion(inputs: Callable[[], Arrays]) -> Criterion:

@@ -19,13 +19,12 @@ from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.graph.runtime import Arrays
 from netadapt_onnx.surgery.criteria.consumers import Consumer, Consumers
 from netadapt_onnx.surgery.criteria.elimination import Elimination, eliminate
-from netadapt_onnx.surgery.criteria.scores import Criterion, RememberedScores
+from netadapt_onnx.surgery.criteria.scores import OBS, Criterion, RememberedScores
 from netadapt_onnx.surgery.criteria.weights import l2
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.reconstruct.gram import GramMatrices, own_gram_matrices
 from netadapt_onnx.surgery.trace import Trace
 
-OBS = "obs"
 # Errors on held-out inputs are measured at so many counts; in between, what they are above the others is interpolated.
 HELD_OUT_COUNTS = 8
 

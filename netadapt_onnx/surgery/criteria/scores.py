@@ -11,6 +11,8 @@ from netadapt_onnx.graph.axis_arrays import Array
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace
 
+# The names of criteria that look at inputs without torch; here, so that whoever asks for a name loads neither.
+OBS, ACTIVATION = "obs", "activation"
 # Importance of each channel of a group, (channels,); the largest stay.
 Criterion = Callable[[Trace, Group], np.ndarray]
 # Importance by root label of a model, (labels,).

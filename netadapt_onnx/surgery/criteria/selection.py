@@ -8,9 +8,7 @@ import numpy as np
 
 from netadapt_onnx.errors import NetadaptError, did_you_mean
 from netadapt_onnx.graph.axis_arrays import Array
-from netadapt_onnx.surgery.criteria.activations import ACTIVATION
-from netadapt_onnx.surgery.criteria.obs import OBS
-from netadapt_onnx.surgery.criteria.scores import Criterion
+from netadapt_onnx.surgery.criteria.scores import ACTIVATION, OBS, Criterion
 from netadapt_onnx.surgery.criteria.weights import CRITERIA
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.trace import Trace

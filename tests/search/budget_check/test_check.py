@@ -15,8 +15,9 @@ from netadapt_onnx import cli
 from netadapt_onnx.graph.model import load
 from netadapt_onnx.profilers.estimate import NOISE_FLOOR, estimate
 from netadapt_onnx.profilers.statistics import Ratio, Timing
-from netadapt_onnx.search import tables
+from netadapt_onnx.search import portfolio, tables
 from netadapt_onnx.search.budget_check import measurements
+from netadapt_onnx.search.run_directory.journal import read_journal
 from search_cases import history
 
 # A verdict speaks of the interval's upper end: on a quiet device it lies so far above the time itself, at most.
@@ -193,3 +194,21 @@ def test_what_slows_the_original_widens_the_interval_by_as_much() -> None:
     assert [slow.verdict(limit) for limit in (0.8, 0.6, 0.4, 0.3)] == ["met", "unclear", "unclear", "missed"]
     assert usual.verdict(0.5) == "missed"  # on a quiet device the upper end has to hold
     assert slow.disturbance > NOISE_FLOOR
+
+
+def test_a_model_that_wins_the_portfolio_too_is_not_measured_again(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the widths reached so far win, the iteration's model is the one before it, to the byte."""
+    monkeypatch.setattr(portfolio, "best_first", sorted)  # the search's own widths come first
+    device, run = DisturbedDevice(quiet), tmp_path / "run"
+    options: dict[str, Any] = {"data": task[1], "evaluate": None, "portfolio": "auto", "final_epochs": 0}
+    assert searched(task[0], run, device, monkeypatch, **options).met
+    last, step = history(run)[-2:]
+    assert (step["group"], step["widths"]) == ("the portfolio", last["widths"])
+    journal = read_journal(run).values
+    measured = [journal[f"latency/searched/{one['iteration']}"] for one in (last, step)]
+    assert measured[0] == measured[1]
+    assert step["accepted"]["measured"] == last["accepted"]["measured"]
+    carried = sum(key.startswith("latency/") for key in journal) - 1
+    assert device.measured == carried
