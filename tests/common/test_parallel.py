@@ -45,17 +45,17 @@ def test_work_inside_of_work_is_not_shared_out_again() -> None:
 
 
 def test_no_more_items_are_begun_than_threads_lie_ahead() -> None:
-    taken: list[int] = []
+    begun: list[int] = []
 
     def items() -> Iterator[int]:
         for number in range(100):
-            taken.append(number)
+            begun.append(number)
             yield number
 
     with spare_threads(2):
         results = in_order(lambda number: number, items())
         assert next(results) == 0
-        assert len(taken) == 3
+        assert len(begun) == 3
         results.close()  # type: ignore[attr-defined]
 
 
