@@ -16,6 +16,7 @@ from netadapt_onnx.search.methods import Methods, PortfolioPlan
 from netadapt_onnx.search.netadapt import TRAINED, Problem, Step, amounts_after, met
 from netadapt_onnx.search.next_step import next_step
 from netadapt_onnx.search.progress import IterationLog, excess
+from netadapt_onnx.search.proposals import TOGETHER
 from netadapt_onnx.search.result import Stopped
 from netadapt_onnx.search.run_directory.journal import Lines
 from netadapt_onnx.search.target_problem import ProblemBuilder
@@ -116,10 +117,12 @@ class IterationLoop:
         least = self._context.options.min_accuracy  # R2 may be below zero: no floor is not a floor of zero
         if least is None or step.accepted.accuracy >= least:
             return False
-        accuracy = f"{step.accepted.accuracy:.4f}"
-        self._stop(
-            "accuracy-floor", f"The next iteration would leave an accuracy of {accuracy}, below --min-accuracy {least}"
+        note = (
+            f"The next iteration would leave an accuracy of {step.accepted.accuracy:.4f}, below --min-accuracy {least}"
         )
+        if step.group == TOGETHER:
+            note += "; --strategy netadapt --start original goes there in smaller steps"
+        self._stop("accuracy-floor", note)
         return True
 
     def _report(self, problem: Problem, steps: list[Step]) -> None:

@@ -115,6 +115,8 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
     def _usual(self) -> Mapping[str, Any]:
         """The values of options that depend on others: on the preset, and on whether latency is limited."""
         preset = dict(PRESETS[self.preset])
+        if self.min_accuracy is not None:
+            preset["strategy"] = "netadapt"  # others go to the budget in one step, which is above the floor or is not
         chosen = preset | {n: getattr(self, n) for n in ("rank", "strategy") if getattr(self, n) is not None}
         if chosen["rank"] == "finetune" or chosen["strategy"] != "netadapt" or self.short_term == 0:
             preset["finalists"] = 0  # all proposals are trained, there are none, or none is trained

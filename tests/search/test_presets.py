@@ -12,10 +12,12 @@ import onnx
 import pytest
 
 from branch_cases import quiet_branch
+from disturbed_device import size
 from models import residual
 from netadapt_onnx import cli
 from netadapt_onnx.api.adapt import adapt, dry_run
 from netadapt_onnx.errors import NetadaptError
+from netadapt_onnx.search.evaluator import DataEvaluator
 from netadapt_onnx.search.joint_iteration import TOGETHER
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.portfolio import PORTFOLIO
@@ -176,6 +178,8 @@ def test_without_data_every_preset_gives_the_known_answer(tmp_path: Path, preset
         ("balanced", {"reduction_of": "current"}, {"start": "original"}),
         ("balanced", {"min_accuracy": 0.9}, {"start": "original"}),
         ("balanced", {"min_accuracy": 0.9, "start": "curves"}, {}),
+        ("fast", {"min_accuracy": 0.9}, {"strategy": "netadapt", "start": "original"}),
+        ("fast", {"min_accuracy": 0.9, "strategy": "curves"}, {"start": "original"}),
         ("thorough", {"strategy": "curves"}, {"finalists": 0}),  # there are no proposals
         ("thorough", {"short_term": 0}, {"finalists": 0}),  # for no steps
         ("paper", {"rank": "reconstruct"}, {}),
@@ -193,6 +197,25 @@ def test_an_option_of_a_preset_may_be_given_otherwise(
         **{name: value for name, value in other.items() if name in PRESETS[preset]},
     }
     assert {name: value for name, value in options.of_preset().items() if name in expected} == expected
+
+
+@pytest.mark.seconds
+def test_a_least_accuracy_that_one_step_cannot_keep_is_kept_by_many(
+    task: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--preset fast` with a floor goes as far as it allows; curves that the user insists on say what would."""
+
+    def share_of_weights(evaluator: DataEvaluator, proto: onnx.ModelProto) -> float:
+        return size(proto) / size(evaluator.original)
+
+    monkeypatch.setattr(DataEvaluator, "val_accuracy", share_of_weights)
+    options = QUICK | {"portfolio": "off", "preset": "fast", "min_accuracy": 0.6}
+    in_steps = adapt(*task, "macs=0.3x", tmp_path / "steps", **options)
+    assert in_steps.stopped == "accuracy-floor"
+    assert 0.6 <= size(onnx.load(in_steps.model)) / size(onnx.load(task[0])) < 0.9
+    at_once = adapt(*task, "macs=0.3x", tmp_path / "once", strategy="curves", **options)
+    assert (at_once.stopped, at_once.iterations) == ("accuracy-floor", 0)
+    assert any("--strategy netadapt --start original" in note for note in at_once.notes)
 
 
 def test_a_runs_identity_and_command_repeat_the_preset_and_what_differs_from_it(
