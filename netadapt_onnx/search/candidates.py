@@ -39,14 +39,10 @@ from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.run_directory.file_names import MODEL_FILE
 from netadapt_onnx.search.width_program import Losses
 from netadapt_onnx.search.worker import WorkerContext, cut_model, evaluate_proposal, solve_model
-from netadapt_onnx.surgery.residual_branches import prove_removal
 from netadapt_onnx.surgery.trace import Trace
 from netadapt_onnx.surgery.trace import trace as traced
-from netadapt_onnx.surgery.verify.prove import verify
 from netadapt_onnx.training.data_criteria import criterion_on
 
-# Of the five inputs of a full proof: a wrong channel shows on the first.
-PROOF_RUNS = 2
 # The number of the iteration that probes belong to: they are of the original.
 PROBES = 0
 
@@ -133,8 +129,12 @@ class Candidates:
         return self._evaluate(iteration, proposals, numbers, EvaluationPlan("proposals", training))
 
     def refine(self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
-        """The ranking accuracy of finalists after their short training; None for one that failed."""
-        return self._evaluate(iteration, proposals, numbers, EvaluationPlan("finalists", self._short_training()))
+        """The ranking accuracy of finalists, trained or all layers solved; None for one that failed, or is neither."""
+        training = self._short_training() if self._context.trials.short_term else None
+        if training is None and self._current.trained:
+            return [None for _ in numbers]
+        plan = EvaluationPlan("finalists", training, in_order=training is None)
+        return self._evaluate(iteration, proposals, numbers, plan)
 
     def solve_jointly(
         self, iteration: int, name: str, proposals: Sequence[Proposal], numbers: Sequence[int]
@@ -196,10 +196,11 @@ class Candidates:
             for name, check in checks.items()
         }
         measured = {n: estimate for n, c in checks.items() if (estimate := c.measured(iteration)) is not None}
-        finalists, evaluator = self._context.trials.finalists, self._context.evaluator
+        trials, evaluator = self._context.trials, self._context.evaluator
         # Solved anew, or trained for a short time: better than the proposal was when it was ranked.
         anew = self._context.prepared.data is not None and self._reconstructs
-        changed = (anew and not finalists) or proposal.method is not None
+        are_trained = trials.finalists > 0 and trials.short_term > 0
+        changed = (anew and not are_trained) or proposal.method is not None
         ranked = evaluator.ranking_accuracy(proto) if changed else None
         return Accepted(
             accuracy=evaluator.val_accuracy(proto),
@@ -215,7 +216,7 @@ class Candidates:
         folder = self._run.iteration(iteration)
         if not self._files.has_model(iteration):
             cut = self._selector.cut(self._current, proposal.widths)
-            _prove(cut, proposal)
+            cut.prove(proposal)
             if proposal.method is not None:
                 proto = self._joint_model(iteration, cut)
             else:
@@ -377,20 +378,6 @@ def _lists(indices: KeptIndices) -> dict[str, list[int]]:
 def _builtins(request: msgspec.Struct) -> dict[str, Any]:
     """A request as JSON has it, which is what executors send."""
     return dict(msgspec.to_builtins(request))
-
-
-def _prove(cut: SelectedCut, proposal: Proposal) -> None:
-    """Prove an accepted cut before anything is trained. Raises NetadaptError if pruned is not masked."""
-    if cut.base is not cut.start:
-        prove_removal(cut.start.trace.folded, cut.base.removed - cut.start.removed)
-    proof = verify(cut.base.trace, cut.keep, runs=PROOF_RUNS)
-    if not proof.exact:
-        raise NetadaptError(
-            f"the cut of group '{proposal.group}' to {proposal.channels} channels is not exact: tensor "
-            f"'{proof.first_bad_tensor}' differs by {proof.max_rel_diff:.2g}",
-            hint="please report this model",
-            code="not-proven",
-        )
 
 
 def _is_of(model: Path, proposal: Proposal) -> bool:

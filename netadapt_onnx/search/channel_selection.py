@@ -10,19 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.search.allowed_counts import removed_branches
 from netadapt_onnx.search.evaluator import DataEvaluator
-from netadapt_onnx.search.proposals import Widths
+from netadapt_onnx.search.proposals import Proposal, Widths
 from netadapt_onnx.surgery.criteria.elimination import Elimination
 from netadapt_onnx.surgery.criteria.obs import criterion_of
 from netadapt_onnx.surgery.criteria.scores import OBS, Criterion
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group
 from netadapt_onnx.surgery.reconstruct.gram import GramMatrices
-from netadapt_onnx.surgery.residual_branches import Branch, rewired, traced_without
+from netadapt_onnx.surgery.residual_branches import Branch, prove_removal, rewired, traced_without
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.surgery.verify.prove import verify
 from netadapt_onnx.training.activation_cache import ActivationCache, Prefix, unchanged_prefix
 
+# Of the five inputs of a full proof: a wrong channel shows on the first.
+PROOF_RUNS = 2
 # By group, the indices of channels that a cut keeps.
 KeptIndices = Mapping[str, np.ndarray]
 
@@ -119,6 +123,19 @@ class SelectedCut:
     keep: KeptIndices
     kept: KeptIndices
     groups: frozenset[str]
+
+    def prove(self, proposal: Proposal) -> None:
+        """Prove the cut of an accepted proposal before anything is trained. Raises NetadaptError if it is not exact."""
+        if self.base is not self.start:
+            prove_removal(self.start.trace.folded, self.base.removed - self.start.removed)
+        proof = verify(self.base.trace, self.keep, runs=PROOF_RUNS)
+        if not proof.exact:
+            raise NetadaptError(
+                f"the cut of group '{proposal.group}' to {proposal.channels} channels is not exact: tensor "
+                f"'{proof.first_bad_tensor}' differs by {proof.max_rel_diff:.2g}",
+                hint="please report this model",
+                code="not-proven",
+            )
 
 
 class ChannelSelector:

@@ -31,7 +31,7 @@ TRAINED = "the final training"
 class EvaluatedProposal:
     """A proposal, its predicted resources, and its held-out accuracy after a short adaptation (None: it failed).
 
-    `finetuned` is a finalist's accuracy after its short training.
+    `finetuned` is a finalist's accuracy after its short training, or once all of its layers were solved in order.
     """
 
     group: str
@@ -106,7 +106,8 @@ class Problem:
         schedule: How far each iteration goes.
         max_iterations: The total number of steps, over all resumes.
         select: What the winner has best: accuracy lost per resource saved, or accuracy.
-        finalists: The number of best proposals that are trained for a short time before one of them wins.
+        finalists: How many of the best proposals are trained for a short time, or solved in order, before one of them
+            wins.
         prune_small: Whether groups that cannot reach an iteration's target alone go as far as they can.
         since: The number of steps that earlier, looser budgets have taken.
         margins: The share below 1 that each measured resource's limit was multiplied by.

@@ -26,7 +26,7 @@ class Evaluates(Protocol):
         ...
 
     def refine(self, iteration: int, proposals: Sequence[Proposal], numbers: Sequence[int]) -> Sequence[float | None]:
-        """The accuracy of finalists after their short training."""
+        """The accuracy of finalists after their short training, or with all of their layers solved in order."""
         ...
 
     def solve_jointly(

@@ -17,7 +17,8 @@ class TrialLengths:
 
     Attributes:
         short_term: The steps of each proposal, finalist or winner; 0: they are not trained.
-        finalists: How many proposals of an iteration are trained for so long before one of them wins.
+        finalists: How many proposals of an iteration are trained for so long before one of them wins; where that is
+            too costly, all of their layers are solved in order.
         portfolio: The steps of the first round of a portfolio; 0: the solved models decide.
         draws: How many times losses are drawn where curves compete.
     """
@@ -44,5 +45,5 @@ def trial_lengths(prepared: PreparedModel, options: AdaptOptions) -> TrialLength
     short_term, finalists = options.short_term_steps, options.finalists
     if finalists and options.short_term is None:
         short_term = affordable(short_term)
-        finalists = finalists if short_term else 0
+        finalists = finalists if samples else 0
     return TrialLengths(short_term, finalists, affordable(options.portfolio_steps), DRAWS if affordable(1) else 0)

@@ -77,3 +77,27 @@ def test_a_lone_proposal_that_fails_after_others_have_not_ends_no_run(
     assert result.met
     tried = [proposal for step in history(run) for proposal in step["tried"]]
     assert {proposal["accuracy"] is None for proposal in tried if "draw" in proposal["group"]} == {True}
+
+
+def test_finalists_of_a_costly_network_are_solved_in_order_and_the_best_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proposal whose consumers alone were solved may gain most by what lies behind them."""
+    monkeypatch.setattr("netadapt_onnx.training.length.MOST_MACS", 0)
+    model, data, run = (
+        tmp_path / "model.onnx",
+        brightest_channel(tmp_path / "data.npz", labelled=False),
+        tmp_path / "run",
+    )
+    model.write_bytes(models.plain((8, 12, 16), size=8, classes=3).SerializeToString())
+    options = {"preset": "thorough", "start": "original", "step": 2, "init_reduction_ratio": 0.2, "portfolio": "off"}
+    netadapt_onnx.adapt(model, data, "macs=0.6x", run, final_epochs=0, **options)
+    steps = history(run)
+    assert steps
+    for step in steps:
+        finalists = [proposal for proposal in step["tried"] if proposal["finetuned"] is not None]
+        assert len(finalists) == min(3, len(step["tried"]))
+        assert step["group"] in [proposal["group"] for proposal in finalists]
+        folder = run / "iterations" / f"{step['iteration']:03d}" / "finalists"
+        requests = [json.loads(file.read_text()) for file in folder.glob("*/request.json")]
+        assert [(request["in_order"], request["training"]) for request in requests] == [(True, None)] * len(finalists)
