@@ -40,6 +40,7 @@ class AdaptKeywords(TypedDict, total=False):
     rank: Rank
     select: Select
     proposals: Proposals
+    draws: int
     portfolio: Portfolio
     init_reduction_ratio: float
     decay: float

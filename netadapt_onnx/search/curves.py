@@ -28,11 +28,12 @@ from netadapt_onnx.search.width_program import Losses, solve
 # be in the range that matters.
 PROBE_ERROR = 0.1
 # Losses to these powers are tried: below 1 they spare many groups at the cost of a few, above 1 they spread the cut.
-POWERS = (1.0, 0.5, 0.35, 2.0)
-# Then so many losses are drawn around those of the best widths so far, each times e^N(0, SIGMA), where models are cheap
-# to compare: drawn losses won 4 of 13 competitions of small networks, and none of 7 of an EfficientNet-Lite0, where
-# they took half of the time.
-DRAWS, SIGMA = 4, 0.5
+POWERS = (1.0, 0.5, 2.0)
+# Then losses are drawn around those of the best widths so far, each times e^N(0, sigma), so many at a time. Sigma is
+# halved after a round without a better one. The share of an EfficientNet-Lite0's outputs that is explained rose from
+# 0.779 to 0.804 in 6 draws at 0.2 and to 0.809 in 6 at 0.1, not in 6 at 0.3 nor in 28 at 0.5 of other runs. On small
+# networks 0.2 finds what 0.5 does with half of the models: many draws lead to widths that were had already.
+ROUND, SIGMA = 4, 0.2
 # Counts of one group that the program chooses among, before it gives back what fits.
 MOST_OPTIONS = 12
 # A measurement that differs from the prediction costs one more round.
@@ -149,9 +150,7 @@ def is_better(problem: Problem, steps: Sequence[Step], competition: Competition)
 Evaluate = Callable[[Sequence[Proposal], Sequence[int]], Sequence[float | None]]
 
 
-def compete(
-    problem: Problem, steps: Sequence[Step], losses: Losses, evaluate: Evaluate, draws: int = DRAWS
-) -> Competition:
+def compete(problem: Problem, steps: Sequence[Step], losses: Losses, evaluate: Evaluate, draws: int = 0) -> Competition:
     """Choose the widths that lose least within the limits, by several versions of the losses, and evaluate them.
 
     They are chosen from the original's widths: what an earlier target has cut may be wider again. Widths that the
@@ -168,14 +167,17 @@ def compete(
     versions = [{name: loss**power for name, loss in losses.items()} for power in POWERS]
     methods = ["curves" if power == 1.0 else f"curves^{power:g}" for power in POWERS]
     result = program.extended(Competition((), ()), versions, methods, evaluate)
-    best = result.best()
-    if best is None:
-        return result
-    rng = np.random.default_rng(0)
-    center = program.losses_of[result.proposals[best].method or ""]
-    drawn = [{n: loss * math.exp(SIGMA * rng.normal()) for n, loss in center.items()} for _ in range(draws)]
-    methods = [f"curves, draw {draw + 1}" for draw in range(draws)]
-    return program.extended(result, drawn, methods, evaluate)
+    rng, sigma = np.random.default_rng(0), SIGMA
+    for first in range(0, draws, ROUND):
+        best = result.best()
+        if best is None:
+            break
+        center = program.losses_of[result.proposals[best].method or ""]
+        numbers = range(first, min(first + ROUND, draws))
+        drawn = [{n: loss * math.exp(sigma * rng.normal()) for n, loss in center.items()} for _ in numbers]
+        result = program.extended(result, drawn, [f"curves, draw {n + 1}" for n in numbers], evaluate)
+        sigma = sigma / 2 if result.best() == best else sigma
+    return result
 
 
 class _Program:

@@ -109,7 +109,7 @@ class IterationLoop:
             start=candidates.losses if options.begins_with_curves else None,
             errors=candidates.errors if options.proposals == "lazy" else None,
             portfolio=None if options.portfolio == "off" else plan,
-            draws=self._context.trials.draws,
+            draws=options.draws,
         )
 
     def _is_below_floor(self, step: Step) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netadapt_onnx.search.curves import DRAWS
 from netadapt_onnx.search.width_program import Losses
 
 # By group or branch, the importance of every channel of a model, least first.
@@ -51,4 +50,4 @@ class Methods:
     start: Callable[[], Losses] | None = None
     errors: Callable[[], Losses] | None = None
     portfolio: PortfolioPlan | None = None
-    draws: int = DRAWS
+    draws: int = 0

@@ -94,6 +94,14 @@ class SearchOptions:
         choices=get_args(Proposals),
         is_advanced=True,
     )
+    draws: int = by_preset(
+        "draws",
+        "Where error curves choose widths, draw the groups' losses so often at random around the best ones, and "
+        "evaluate the widths that follow.",
+        metavar="N",
+        at_least=0,
+        is_advanced=True,
+    )
     portfolio: Portfolio = by_preset(
         "portfolio",
         "At the end, compare the search's widths with uniform ones and with those of other methods: after a short "

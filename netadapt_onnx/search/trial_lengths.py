@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.search.curves import DRAWS
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.training.length import BATCH_SIZE, trial_steps
@@ -20,13 +19,11 @@ class TrialLengths:
         finalists: How many proposals of an iteration are trained for so long before one of them wins; where that is
             too costly, all of their layers are solved in order.
         portfolio: The steps of the first round of a portfolio; 0: the solved models decide.
-        draws: How many times losses are drawn where curves compete.
     """
 
     short_term: int
     finalists: int
     portfolio: int
-    draws: int
 
 
 def trial_lengths(prepared: PreparedModel, options: AdaptOptions) -> TrialLengths:
@@ -46,4 +43,4 @@ def trial_lengths(prepared: PreparedModel, options: AdaptOptions) -> TrialLength
     if finalists and options.short_term is None:
         short_term = affordable(short_term)
         finalists = finalists if samples else 0
-    return TrialLengths(short_term, finalists, affordable(options.portfolio_steps), DRAWS if affordable(1) else 0)
+    return TrialLengths(short_term, finalists, affordable(options.portfolio_steps))

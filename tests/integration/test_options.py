@@ -113,6 +113,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "start": ("original", "original"),
     "proposals": ("all", "all"),
     "portfolio": ("off", "off"),
+    "draws": ("3", 3),
     "final_effort": ("0.5", 0.5),
     "decay": ("0.5", 0.5),
     "init_reduction": ("0.05x", "0.05x"),

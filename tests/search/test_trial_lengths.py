@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import cast
 
 from models import residual
-from netadapt_onnx.search.curves import DRAWS
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.search.trial_lengths import TrialLengths, trial_lengths
@@ -22,16 +21,16 @@ def lengths(size: int, samples: int | None = 1000) -> TrialLengths:
     return trial_lengths(cast(PreparedModel, prepared), OPTIONS)
 
 
-def test_a_cheap_network_is_trained_for_as_long_as_planned_and_has_drawn_losses() -> None:
-    planned = TrialLengths(OPTIONS.short_term_steps, OPTIONS.finalists, OPTIONS.portfolio_steps, DRAWS)
+def test_a_cheap_network_is_trained_for_as_long_as_planned() -> None:
+    planned = TrialLengths(OPTIONS.short_term_steps, OPTIONS.finalists, OPTIONS.portfolio_steps)
     assert lengths(size=8) == planned
     assert min(planned.short_term, planned.finalists, planned.portfolio) > 0
 
 
-def test_of_a_costly_network_models_are_compared_untrained_and_by_few_versions_of_the_losses() -> None:
+def test_of_a_costly_network_models_are_compared_untrained() -> None:
     """Its finalists are solved in order, which takes no training."""
-    assert lengths(size=1024) == TrialLengths(0, OPTIONS.finalists, 0, 0)
+    assert lengths(size=1024) == TrialLengths(0, OPTIONS.finalists, 0)
 
 
 def test_without_samples_there_is_nothing_to_train_with() -> None:
-    assert lengths(size=8, samples=None) == TrialLengths(0, 0, 0, 0)
+    assert lengths(size=8, samples=None) == TrialLengths(0, 0, 0)
