@@ -39,7 +39,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "keep_blocks": False,
         "proposals": "lazy",
         "finalists": 0,
-        "draws": 4,
+        "draws": 0,
         "portfolio": "solved",
         "table_models": 32,
         "final_effort": 0.25,
