@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 Data = File | None
 Budgets = str | Sequence[str] | Mapping[str, str | float]
 
+# Threads for a search's own work: matrices of a layer with 4,096 inputs take 400 MB in each.
+MOST_THREADS = 4
+
 
 def adapt(
     model: Source, data: Data, budget: Budgets, out: str | os.PathLike[str], **options: Unpack[AdaptKeywords]
@@ -124,7 +127,7 @@ def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> Adap
         for note in () if prepared.data is None else prepared.data.notes:
             environment.notes.add(note)
         checks, aligned = open_budget_checks(environment, prepared, instruments)
-        with spare_threads(cores()):
+        with spare_threads(min(cores(), MOST_THREADS)):
             return SearchDriver(environment, aligned, checks, workers).result()
 
 
