@@ -122,6 +122,8 @@ def lazy_row(compared: Sequence[Compared]) -> dict[str, Any]:
 
 def recorded_search(run: Path, model: Path, data: Path, budget: str, seed: int) -> RecordedSearch:
     """What a run directory holds of a search for a share of the multiply-accumulates, with the model's error curves."""
+    from threadpoolctl import threadpool_limits
+
     from netadapt_onnx.data.load_dataset import load_dataset
     from netadapt_onnx.graph.cost import cost
     from netadapt_onnx.graph.fold_shapes import fold
@@ -139,10 +141,12 @@ def recorded_search(run: Path, model: Path, data: Path, budget: str, seed: int) 
     original, evaluator = BaseModel(trace(folded), {}), DataEvaluator(dataset, folded.proto, seed)
     context = WorkerContext(original, evaluator, dataset, seed=seed, trains=False, shapes={}, batch_size=1)
     accuracies = read_journal(run).values["accuracy/original"]
+    with threadpool_limits(1, "blas"):  # as in a run: with more threads the last bits differ
+        errors = context.error_curves()
     return RecordedSearch(
         read_history(run, Step),
         Accepted(accuracies["held_out"], accuracies["ranked"], {}),
         {resource: unpruned},
         {resource: float(share.removesuffix("x")) * unpruned},
-        context.error_curves(),
+        errors,
     )
