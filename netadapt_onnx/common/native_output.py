@@ -29,8 +29,8 @@ def native_stdout_discarded() -> Iterator[None]:
     try:
         os.dup2(nowhere, _STDOUT)
         yield
-        library.fflush(None)
     finally:
+        library.fflush(None)
         os.dup2(kept, _STDOUT)
         os.close(kept)
         os.close(nowhere)

@@ -87,7 +87,7 @@ class Candidates:
             context.evaluator,
             prepared.data,
             seed=options.seed,
-            trains=options.rank == "finetune" or context.trials.finalists > 0 or context.trials.portfolio > 0,
+            trains=options.rank == "finetune" or context.trials.trains_finalists or context.trials.portfolio > 0,
             shapes=dict(options.shapes),
             batch_size=options.batch_size,
         )
@@ -189,7 +189,7 @@ class Candidates:
         """Make a proposal the current model, measure the resources that can be, and evaluate it."""
         proto = self._make_current(iteration, proposal)
         predicted, checks = self._context.predict(proposal.widths), self._context.budget_checks
-        for check in checks.values() if self._files.are_equal(iteration - 1, iteration) else ():
+        for check in checks.values() if self._files.repeats(iteration) else ():
             check.carry_over(iteration - 1, iteration)  # a portfolio may be won by the widths reached so far
         correction = {
             name: check.correction(iteration, proto, predicted[name], proposal.resources[name])
@@ -199,8 +199,7 @@ class Candidates:
         trials, evaluator = self._context.trials, self._context.evaluator
         # Solved anew, or trained for a short time: better than the proposal was when it was ranked.
         anew = self._context.prepared.data is not None and self._reconstructs
-        are_trained = trials.finalists > 0 and trials.short_term > 0
-        changed = (anew and not are_trained) or proposal.method is not None
+        changed = (anew and not trials.trains_finalists) or proposal.method is not None
         ranked = evaluator.ranking_accuracy(proto) if changed else None
         return Accepted(
             accuracy=evaluator.val_accuracy(proto),

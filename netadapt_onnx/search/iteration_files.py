@@ -53,10 +53,13 @@ class IterationFiles:
         """Whether the model of an iteration is on the disk, as this run wrote it."""
         return self._run.journal.is_sealed(self._run.iteration(iteration) / MODEL_FILE)
 
-    def are_equal(self, one: int, other: int) -> bool:
-        """Whether the models of two iterations were written as the same bytes."""
-        digests = [self._run.journal.digest_of(self._run.iteration(number) / MODEL_FILE) for number in (one, other)]
-        return digests[0] is not None and digests[0] == digests[1]
+    def repeats(self, iteration: int) -> bool:
+        """Whether the model of an iteration was written as the same bytes as that of the iteration before."""
+        if iteration == 1:
+            return False
+        files = (self._run.iteration(number) / MODEL_FILE for number in (iteration - 1, iteration))
+        before, now = map(self._run.journal.digest_of, files)
+        return before is not None and before == now
 
     def write(self, iteration: int, cut: SelectedCut, proto: onnx.ModelProto, interface: Interface) -> None:
         """Write the files of an iteration.

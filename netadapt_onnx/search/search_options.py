@@ -167,7 +167,8 @@ class SearchOptions:
     )
     finalists: int = by_preset(
         "finalists",
-        "Train the K best proposals of each iteration for a short time, and choose the winner by that.",
+        "Train the K best proposals of each iteration for a short time, and choose the winner by that. On a network "
+        "that is too costly for it, all of their layers are solved in order instead.",
         metavar="K",
         at_least=0,
         is_advanced=True,

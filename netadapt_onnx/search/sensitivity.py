@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from netadapt_onnx.common.parallel import in_order, spare_threads
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.folded_model import require_runnable
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator
@@ -95,8 +95,8 @@ def sensitivity(
             progress(done, len(work), f"cutting groups: {group.name}")
         return Sensitivity(group.name, count, share, plain, reconstructed, before - reconstructed)
 
-    with ThreadPoolExecutor(cores()) as pool:
-        rows = tuple(pool.map(one, work))
+    with spare_threads(cores()):
+        rows = tuple(in_order(one, work))
     return Sensitivities(before, evaluator.metric, "val", min(RANKING_SAMPLES, len(dataset.val)), rows)
 
 

@@ -25,6 +25,11 @@ class TrialLengths:
     finalists: int
     portfolio: int
 
+    @property
+    def trains_finalists(self) -> bool:
+        """Whether there are finalists, and they are trained."""
+        return self.finalists > 0 and self.short_term > 0
+
 
 def trial_lengths(prepared: PreparedModel, options: AdaptOptions) -> TrialLengths:
     """The short trainings of a search: as the user asks, or as many steps as a costly network may take.

@@ -33,6 +33,7 @@ def test_only_what_is_printed_meanwhile_is_dropped() -> None:
 def test_stdout_comes_back_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="wrong"), native_stdout_discarded():
         os.write(1, b"lost")
+        ctypes.CDLL(None).printf(b"lost, too")
         raise ValueError("wrong")
     os.write(1, b"seen")
     ctypes.CDLL(None).fflush(None)

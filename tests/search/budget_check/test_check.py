@@ -212,3 +212,5 @@ def test_a_model_that_wins_the_portfolio_too_is_not_measured_again(
     assert step["accepted"]["measured"] == last["accepted"]["measured"]
     carried = sum(key.startswith("latency/") for key in journal) - 1
     assert device.measured == carried
+    folders = sorted(folder.name for folder in (run / "iterations").iterdir())
+    assert folders == [f"{number:03d}" for number in range(1, len(history(run)) + 1)]
