@@ -101,6 +101,8 @@ class Candidates:
         # The kinds of jobs, by iteration, of which one has succeeded.
         self._succeeded = set[tuple[int, bool, bool]]()
         self._losses: Losses | None = None
+        # Another round of the curves often meets models again that the one before has evaluated.
+        self._earlier: dict[str, dict[str, Any]] = {}
 
     @property
     def current(self) -> Trace:
@@ -245,9 +247,10 @@ class Candidates:
     ) -> list[float | None]:
         """Evaluate some of an iteration's proposals, a job each; all may fail if others like them have not."""
         folder = (self._run.iteration(iteration) if iteration else self._run.path) / plan.name
+        requests = [self._evaluation_request(iteration, proposals[number], plan) for number in numbers]
         jobs = [
-            Job(folder / f"{number:03d}", self._evaluation_request(iteration, proposals[number], plan))
-            for number in numbers
+            Job(folder / f"{number:03d}", _builtins(request), request.depends_on)
+            for number, request in zip(numbers, requests, strict=True)
         ]
         what = f"iteration {iteration}" if iteration else "before the first iteration"
         keep_time = self._context.time_limit.proposals(len(jobs), what)
@@ -259,7 +262,9 @@ class Candidates:
 
         report(0)
         threaded = plan.training is not None
-        answers = run_jobs(self._executor, evaluate_proposal, self._shared, jobs, report, threaded=threaded)
+        answers = run_jobs(
+            self._executor, evaluate_proposal, self._shared, jobs, report, threaded=threaded, earlier=self._earlier
+        )
         results = [msgspec.convert(answer, ProposalResult) for answer in answers]
         kind = (iteration, plan.in_order, plan.training is not None)
         if any(result.error is None for result in results):
@@ -275,10 +280,10 @@ class Candidates:
             )
         return [result.accuracy for result in results]
 
-    def _evaluation_request(self, iteration: int, proposal: Proposal, plan: EvaluationPlan) -> dict[str, Any]:
+    def _evaluation_request(self, iteration: int, proposal: Proposal, plan: EvaluationPlan) -> EvaluationRequest:
         cut = self._selector.cut(self._current if iteration else self._original, proposal.widths)
         anew = plan.in_order or not iteration  # from the original
-        request = EvaluationRequest(
+        return EvaluationRequest(
             iteration=iteration,
             group=proposal.label,
             channels=proposal.channels,
@@ -290,7 +295,6 @@ class Candidates:
             in_order=plan.in_order,
             measure="fidelity" if plan.fidelity else "accuracy",
         )
-        return _builtins(request)
 
     def _trained_model(self, folder: Path, proposal: Proposal) -> onnx.ModelProto | None:
         """The winner's model where its job has trained it; None if it was only cut."""

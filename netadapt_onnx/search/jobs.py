@@ -15,7 +15,7 @@ import msgspec
 
 from netadapt_onnx.common.files import digest, write_atomically
 from netadapt_onnx.common.json_output import UNREADABLE, json_bytes, write_json
-from netadapt_onnx.search.executors.protocol import Executor, JobFailure, Outcome, Shared, Work
+from netadapt_onnx.search.executors.protocol import Executor, JobFailure, JobResult, Outcome, Shared, Work
 from netadapt_onnx.training.settings import Settings
 
 BaseName = Literal["current", "original"]
@@ -61,6 +61,13 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     in_order: bool = False
     measure: Measure = "accuracy"
 
+    @property
+    def depends_on(self) -> str | None:
+        """All that the result depends on where that is neither the current model nor a training, whose model counts."""
+        if self.base != "original" or self.training is not None:
+            return None
+        return repr((self.removed, self.keep, self.reconstruct, self.in_order, self.measure))
+
 
 class CutRequest(msgspec.Struct, frozen=True):
     """A model to cut, with the fields of an `EvaluationRequest`."""
@@ -98,10 +105,14 @@ CHECK = "sha256"
 
 @dataclass(frozen=True)
 class Job:
-    """A request, as JSON has it, and the folder that keeps it, its result and its files."""
+    """A request, as JSON has it, and the folder that keeps it, its result and its files.
+
+    `depends_on` is all that the result depends on, where no files come with it; None: it is not taken from other jobs.
+    """
 
     folder: Path
     request: Mapping[str, Any]
+    depends_on: str | None = None
 
 
 def run_jobs(
@@ -112,8 +123,9 @@ def run_jobs(
     progress: Callable[[int], None] = lambda done: None,
     *,
     threaded: bool = False,
+    earlier: dict[str, dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Do jobs, unless they were done before for the same request.
+    """Do jobs, unless they were done before for the same request, or others that depend on the same.
 
     A job that fails is done too: its result is `{"error": reason}`, and its folder has the log in `error.txt`. Only
     what the machine is to blame for (a full disk) is raised: such a job is done again another time.
@@ -125,24 +137,34 @@ def run_jobs(
         jobs: The jobs.
         progress: Gets the number of jobs that are done, each time that it grows.
         threaded: Whether the work spreads over threads by itself.
+        earlier: Results by what they depend on; those of these jobs are added.
 
     Returns:
         The results of all jobs, in order.
     """
+    earlier = {} if earlier is None else earlier
     results = [_finished_result(job) for job in jobs]
-    todo = [number for number, result in enumerate(results) if result is None]
-    for number in todo:
-        job = jobs[number]
-        job.folder.mkdir(parents=True, exist_ok=True)
-        forget(job.folder)
-        write_json(job.folder / REQUEST, _plain(job.request))
+    todo = []
+    for number, job in enumerate(jobs):
+        if results[number] is None:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            forget(job.folder)
+            write_json(job.folder / REQUEST, _plain(job.request))
+            if job.depends_on in earlier:
+                results[number] = _write_result(job.folder, JobResult(earlier[job.depends_on]))
+            else:
+                todo.append(number)
 
     def on_outcome(number: int, outcome: Outcome) -> None:
         results[todo[number]] = _write_result(jobs[todo[number]].folder, outcome)
         progress(sum(result is not None for result in results))
 
     executor.run(work, shared, [jobs[number].request for number in todo], on_outcome, threaded=threaded)
-    return [result for result in results if result is not None]
+    done = [result for result in results if result is not None]
+    for job, result in zip(jobs, done, strict=True):
+        if job.depends_on is not None and "error" not in result:
+            earlier[job.depends_on] = result
+    return done
 
 
 def forget(folder: Path) -> None:

@@ -102,6 +102,50 @@ def test_the_same_job_twice_is_harmless(tmp_path: Path) -> None:
     assert seen == [1, 2, 3]
 
 
+def test_jobs_that_depend_on_the_same_are_done_once_and_all_leave_their_results(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def work(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
+        done.append(request["x"])
+        return JobResult({"accuracy": 0.5})
+
+    earlier: dict[str, dict[str, Any]] = {}
+    with InProcess(1, 60.0) as executor:
+        for x, depends_on in enumerate(("this", "that", "this", None, None)):
+            job = Job(tmp_path / f"{x}", {"x": x}, depends_on)
+            assert run_jobs(executor, work, (), [job], earlier=earlier) == [{"accuracy": 0.5}]
+            # A run that is resumed finds the result in the job's own folder.
+            assert run_jobs(executor, work, (), [Job(tmp_path / f"{x}", {"x": x})]) == [{"accuracy": 0.5}]
+    assert done == [0, 1, 3, 4]
+
+
+def test_a_failure_is_not_taken_over_from_another_job(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def work(worker: WorkerInfo, request: Mapping[str, Any]) -> JobResult:
+        done.append(request["x"])
+        raise ValueError("not today")
+
+    earlier: dict[str, dict[str, Any]] = {}
+    with InProcess(1, 60.0) as executor:
+        for x in range(2):
+            (result,) = run_jobs(executor, work, (), [Job(tmp_path / f"{x}", {"x": x}, "this")], earlier=earlier)
+            assert "not today" in result["error"]
+    assert done == [0, 1]
+
+
+def test_results_depend_on_neither_iteration_nor_group_where_the_original_is_cut_and_nothing_trained() -> None:
+    first = EvaluationRequest(1, "conv1", 2, "original", [], {"conv1": [0, 1]}, reconstruct=True, in_order=True)
+    again = msgspec.structs.replace(first, iteration=2, group="curves, draw 3", channels=7)
+    assert first.depends_on is not None
+    assert first.depends_on == again.depends_on
+    others = {"keep": {"conv1": [0, 2]}, "removed": ["add1"], "in_order": False, "measure": "fidelity"}
+    for name, value in others.items():
+        assert msgspec.structs.replace(first, **{name: value}).depends_on != first.depends_on
+    assert msgspec.structs.replace(first, base="current").depends_on is None
+    assert msgspec.structs.replace(first, training=ShortTraining(2, 0.02, Settings())).depends_on is None
+
+
 KEYS = ["iteration", "group", "channels", "base", "removed", "keep", "mend", "training", "want", "in_order", "measure"]
 
 

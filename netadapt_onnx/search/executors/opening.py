@@ -12,7 +12,6 @@ from netadapt_onnx.search.executors.local import LocalWorkers
 from netadapt_onnx.search.executors.protocol import Executor
 from netadapt_onnx.search.executors.ray_cluster import RayTasks
 
-IN_PROCESS = "local"
 # Long enough for any proposal anybody waits for; short enough that a hung one is found before the next day.
 JOB_TIMEOUT_S = 6 * 3600.0
 _PACKAGES = {"local": ("loky", "adapt"), "ray": ("ray", "ray")}
