@@ -5,21 +5,20 @@ count (`surgery/criteria/obs.py`). One probe of each group tells how much of it 
 integer program over the curves and the predicted resources chooses the widths: ZipLM's way (Kurtic et al., NeurIPS
 2023).
 
-Errors of several groups do not simply add up: neighbours make up for each other, or need one another. So a few powers
-of the losses are tried, and then some at random around the best, as in SPDY (Frantar & Alistarh, ICML 2022); the models
+Errors of several groups do not simply add up, so several versions of the losses choose (`loss_versions.py`); the models
 are solved and evaluated.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from netadapt_onnx.search.allowed_counts import ChannelChoices, used_widths
 from netadapt_onnx.search.joint_iteration import best_first
+from netadapt_onnx.search.loss_versions import versions_after
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, corrected, furthest, met, widths_after
 from netadapt_onnx.search.proposals import TOGETHER, Proposal, joint_proposal
 from netadapt_onnx.search.width_program import Losses, solve
@@ -27,13 +26,6 @@ from netadapt_onnx.search.width_program import Losses, solve
 # A group is probed where its curve comes nearest to this error: large enough to be seen at the outputs, small enough to
 # be in the range that matters.
 PROBE_ERROR = 0.1
-# Losses to these powers are tried: below 1 they spare many groups at the cost of a few, above 1 they spread the cut.
-POWERS = (1.0, 0.5, 2.0)
-# Then losses are drawn around those of the best widths so far, each times e^N(0, sigma), so many at a time. Sigma is
-# halved after a round without a better one. The share of an EfficientNet-Lite0's outputs that is explained rose from
-# 0.779 to 0.804 in 6 draws at 0.2 and to 0.809 in 6 at 0.1, not in 6 at 0.3 nor in 28 at 0.5 of other runs. On small
-# networks 0.2 finds what 0.5 does with half of the models: many draws lead to widths that were had already.
-ROUND, SIGMA = 4, 0.2
 # Counts of one group that the program chooses among, before it gives back what fits.
 MOST_OPTIONS = 12
 # A measurement that differs from the prediction costs one more round.
@@ -163,47 +155,34 @@ def compete(problem: Problem, steps: Sequence[Step], losses: Losses, evaluate: E
         evaluate: Evaluates proposals.
         draws: How many times losses are drawn around the best.
     """
-    program = _Program(problem, steps)
-    versions = [{name: loss**power for name, loss in losses.items()} for power in POWERS]
-    methods = ["curves" if power == 1.0 else f"curves^{power:g}" for power in POWERS]
-    result = program.extended(Competition((), ()), versions, methods, evaluate)
-    rng, sigma = np.random.default_rng(0), SIGMA
-    for first in range(0, draws, ROUND):
-        best = result.best()
-        if best is None:
-            break
-        center = program.losses_of[result.proposals[best].method or ""]
-        numbers = range(first, min(first + ROUND, draws))
-        drawn = [{n: loss * math.exp(sigma * rng.normal()) for n, loss in center.items()} for _ in numbers]
-        result = program.extended(result, drawn, [f"curves, draw {n + 1}" for n in numbers], evaluate)
-        sigma = sigma / 2 if result.best() == best else sigma
-    return result
+    program = _Program(problem, steps, evaluate)
+    versions, draws = versions_after(losses, steps[problem.since :], draws)
+    versions.compete(draws, lambda names: program.evaluated({name: versions[name] for name in names}))
+    return program.competition
 
 
 class _Program:
-    """Chooses widths for versions of the losses; widths that it has seen are left out."""
+    """Chooses widths for versions of the losses, and has them evaluated; widths that it has seen are left out."""
 
-    def __init__(self, problem: Problem, steps: Sequence[Step]) -> None:
+    def __init__(self, problem: Problem, steps: Sequence[Step], evaluate: Evaluate) -> None:
         self._problem = problem
+        self._evaluate = evaluate
         self._unpruned = widths_after(problem, ())
         self._predict = corrected(problem, (steps[-1].accepted if steps else problem.start).correction)
         self._seen = [self._unpruned, *(used_widths(problem.choices, step.widths) for step in steps[problem.since :])]
-        self.losses_of: dict[str, Losses] = {}
+        self.competition = Competition((), ())
 
-    def extended(
-        self, before: Competition, versions: Sequence[Losses], methods: Sequence[str], evaluate: Evaluate
-    ) -> Competition:
-        """A competition with the widths of more versions of the losses."""
+    def evaluated(self, versions: Mapping[str, Losses]) -> dict[str, float | None]:
+        """By the name of a version, the accuracy of its widths; those that were seen before are left out."""
+        problem, before = self._problem, self.competition
         proposals = list(before.proposals)
-        for losses, method in zip(versions, methods, strict=True):
-            widths = solve(
-                self._problem.choices, self._unpruned, losses, self._predict, self._problem.limits, MOST_OPTIONS
-            )
-            used = used_widths(self._problem.choices, widths)
+        for name, losses in versions.items():
+            widths = solve(problem.choices, self._unpruned, losses, self._predict, problem.limits, MOST_OPTIONS)
+            used = used_widths(problem.choices, widths)
             if used not in self._seen:
                 self._seen.append(used)
-                self.losses_of[method] = losses
-                proposals.append(joint_proposal(method, widths, self._predict(widths)))
+                proposals.append(joint_proposal(name, widths, self._predict(widths)))
         fresh = range(len(before.proposals), len(proposals))
-        accuracies = evaluate(proposals, fresh) if fresh else ()
-        return Competition(tuple(proposals), (*before.accuracies, *accuracies))
+        accuracies = self._evaluate(proposals, fresh) if fresh else ()
+        self.competition = Competition(tuple(proposals), (*before.accuracies, *accuracies))
+        return {proposals[n].method or "": accuracy for n, accuracy in zip(fresh, accuracies, strict=True)}

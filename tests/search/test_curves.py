@@ -6,21 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
-from netadapt_onnx.search import curves
 from netadapt_onnx.search.allowed_counts import ChannelChoices
-from netadapt_onnx.search.curves import (
-    POWERS,
-    PROBE_ERROR,
-    ROUND,
-    SIGMA,
-    Probe,
-    compete,
-    is_due,
-    losses_of,
-    probe_counts,
-)
+from netadapt_onnx.search.curves import PROBE_ERROR, Probe, compete, is_due, losses_of, probe_counts
+from netadapt_onnx.search.loss_versions import POWERS
 from netadapt_onnx.search.methods import Methods
 from netadapt_onnx.search.netadapt import amounts_after, met
 from netadapt_onnx.search.proposals import Proposal
@@ -110,29 +99,6 @@ def test_losses_are_drawn_so_many_times_around_those_of_the_best_widths() -> Non
         beyond = {f"curves, draw {number}" for number in range(draws + 1, DRAWS + 1)}
         assert tried == [method for method in methods[DRAWS] if method not in beyond]
     assert len(methods[0]) < len(methods[DRAWS])
-
-
-def test_losses_are_drawn_nearer_to_the_best_wherever_none_was_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Around the winner of a round, as far as before; after a round without one half as far."""
-    full = {f"group{n}": 512 for n in range(6)}
-    losses = {name: np.linspace(0, 0.1, 513) ** 2 for name in full}
-    one = problem(full, lambda w: {"macs": float(sum(w.values()))}, {"macs": 1600.0}, lambda w: 0.5)
-    one = replace(one, choices=[ChannelChoices(name, 512, (256,), tuple(range(512, 0, -1))) for name in full])
-    solved: list[Mapping[str, np.ndarray]] = []
-    monkeypatch.setattr(curves, "solve", lambda choices, widths, losses, *more: solved.append(losses) or chosen())
-
-    def chosen() -> dict[str, int]:
-        return {name: 512 - len(solved) for name in full}  # other widths for every version
-
-    def evaluate(proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float | None]:
-        return [1.0 if proposals[n].method == "curves, draw 2" else 0.5 for n in numbers]
-
-    compete(one, [], losses, evaluate, 3 * ROUND)
-    factors = [np.log([version[name][-1] / losses[name][-1] for name in full]) for version in solved[len(POWERS) :]]
-    winner = factors[1]  # of the first round; the second finds nothing better
-    sigma = [np.std([f - center for f in factors[n : n + ROUND]]) for n, center in ((0, 0), (4, winner), (8, winner))]
-    assert [SIGMA / 2 < one < 1.6 * SIGMA for one in sigma[:2]] == [True, True]
-    assert SIGMA / 4 < sigma[2] < 0.8 * SIGMA
 
 
 def test_what_lost_a_round_does_not_come_back_in_another() -> None:
