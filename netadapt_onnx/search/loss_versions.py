@@ -30,8 +30,6 @@ MOST_CARRIED = 3
 # By the name of a version, the accuracy of its widths; None where they failed. A version is left out whose widths
 # another one has chosen before.
 Accuracies = Mapping[str, float | None]
-
-
 # Evaluates the widths that versions choose, by their names.
 Evaluate = Callable[[Sequence[str]], Accuracies]
 
