@@ -20,6 +20,7 @@ from netadapt_onnx.search import dry_run as planning
 from netadapt_onnx.search.context import Notes, SearchEnvironment
 from netadapt_onnx.search.driver import SearchDriver
 from netadapt_onnx.search.executors.opening import opened_executor
+from netadapt_onnx.search.idle_options import idle_options
 from netadapt_onnx.search.open_budget_checks import Instruments, open_budget_checks, open_instruments, table_hashes
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel, prepare
@@ -124,7 +125,7 @@ def _adapted(prepared: PreparedModel, settings: AdaptOptions, out: Path) -> Adap
     ):
         update_report()
         environment = SearchEnvironment(run, settings, instruments.execution, progress, log, Notes(log), update_report)
-        for note in () if prepared.data is None else prepared.data.notes:
+        for note in () if prepared.data is None else (*idle_options(settings), *prepared.data.notes):
             environment.notes.add(note)
         checks, aligned = open_budget_checks(environment, prepared, instruments)
         with spare_threads(min(cores(), MOST_THREADS)):

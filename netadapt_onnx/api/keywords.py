@@ -37,6 +37,7 @@ class AdaptKeywords(TypedDict, total=False):
     criterion: str | Criterion
     strategy: Strategy
     start: Start
+    start_share: float | None
     rank: Rank
     select: Select
     proposals: Proposals

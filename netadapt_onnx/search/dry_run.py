@@ -16,8 +16,10 @@ from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.resource_functions import fitted
+from netadapt_onnx.search.channel_selection import BaseModel
 from netadapt_onnx.search.curves import MOST_OPTIONS
-from netadapt_onnx.search.first_jump import SHARE
+from netadapt_onnx.search.evaluator import evaluator_for
+from netadapt_onnx.search.idle_options import idle_options
 from netadapt_onnx.search.knapsack import ceilings_of, importances_of, losses_of
 from netadapt_onnx.search.open_budget_checks import open_instruments
 from netadapt_onnx.search.options import AdaptOptions
@@ -28,10 +30,9 @@ from netadapt_onnx.search.result import DryRun, Planned
 from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.tables import latency_by_layer
 from netadapt_onnx.search.target_problem import out_of_reach
+from netadapt_onnx.search.trial_lengths import trial_lengths
 from netadapt_onnx.search.width_program import solve
-from netadapt_onnx.search.worker import BRANCH_SAMPLES, CALIBRATION_SAMPLES
-from netadapt_onnx.surgery.criteria.obs import eliminations
-from netadapt_onnx.surgery.reconstruct.gram import own_gram_matrices
+from netadapt_onnx.search.worker import WorkerContext
 from netadapt_onnx.training.data_criteria import criterion_on
 
 
@@ -56,7 +57,8 @@ def first_iteration(
         driver = max(limits, key=lambda name: current[name] / limits[name])
         return DryRun(driver, limits[driver], current, (), (), (why,))
     planned = _planned(prepared, options, predict, current, limits, original)
-    return replace(planned, notes=(*planned.notes, *_out_of_reach(prepared, predict, limits, original)))
+    idle = () if prepared.data is None else idle_options(options)
+    return replace(planned, notes=(*idle, *planned.notes, *_out_of_reach(prepared, predict, limits, original)))
 
 
 def _out_of_reach(
@@ -92,9 +94,10 @@ def _planned(
     proposing = {p.group for p in proposals}
     notes: tuple[str, ...] = ()
     if options.begins_with_curves:
+        share = trial_lengths(prepared, options).start_share
         notes = (
             "These are the first proposals of --start original. With --start curves the run first goes "
-            f"{SHARE:.0%} of the way at once, to widths that error curves choose",
+            f"{share:.0%} of the way at once, to widths that error curves choose",
         )
     return DryRun(driver, target, current, planned, tuple(n for n in prepared.widths if n not in proposing), notes)
 
@@ -116,13 +119,16 @@ def _curves(
     prepared: PreparedModel, options: AdaptOptions, predict: Predictor, current: Amounts, limits: Mapping[str, float]
 ) -> DryRun:
     """The widths that the error curves alone would choose; residual branches, which only probes can value, stay."""
-    assert prepared.data is not None
-    samples = ((prepared.data.train, CALIBRATION_SAMPLES), (prepared.data.val, BRANCH_SAMPLES))
-    inputs = [split.sample(count, options.seed).batch(slice(None)) for split, count in samples]
-    solving, held_out = (own_gram_matrices(prepared.trace, arrays, options.seed) for arrays in inputs)
-    ordered = eliminations(prepared.trace, solving, held_out)
-    errors = {name: elimination.curve for name, elimination in ordered.items()}
-    chosen = solve(prepared.choices, prepared.widths, errors, predict, limits, MOST_OPTIONS)
+    context = WorkerContext(
+        BaseModel(prepared.trace, {}),
+        evaluator_for(prepared, options),
+        prepared.data,
+        seed=options.seed,
+        trains=False,
+        shapes=options.shapes,
+        batch_size=options.batch_size,
+    )
+    chosen = solve(prepared.choices, prepared.widths, context.error_curves(), predict, limits, MOST_OPTIONS)
     note = "All of them are cut at once, by their error curves; the run probes every group and branch first"
     return _joint(chosen, prepared, predict, current, limits, note)
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from netadapt_onnx.search.netadapt import Problem, Step, amounts_after, met
 
-# The share of the way from the original's resources to the limits that the curves go.
-SHARE = 0.75
+# The shares of the way to the limits that the curves go, where the user leaves it open: for
+# networks that are cheap to train, whose training makes up for what curves get wrong, and for others.
+CHEAP_SHARE, COSTLY_SHARE = 1.0, 0.75
 
 
 def is_due(problem: Problem, steps: Sequence[Step]) -> bool:
@@ -21,8 +22,8 @@ def is_due(problem: Problem, steps: Sequence[Step]) -> bool:
     return begins and not met(amounts_after(problem, steps), problem.limits)
 
 
-def jump_problem(problem: Problem, steps: Sequence[Step]) -> Problem:
-    """The same problem with limits that are `SHARE` of the way from the current resources to the real ones."""
+def jump_problem(problem: Problem, steps: Sequence[Step], share: float) -> Problem:
+    """The same problem with limits that are a share of the way from the current resources to the real ones."""
     current = amounts_after(problem, steps)
-    limits = {n: limit + (1 - SHARE) * max(0.0, current[n] - limit) for n, limit in problem.limits.items()}
+    limits = {n: limit + (1 - share) * max(0.0, current[n] - limit) for n, limit in problem.limits.items()}
     return replace(problem, limits=limits)

@@ -107,6 +107,7 @@ class IterationLoop:
             knapsack=candidates.importances if options.strategy == "knapsack" else None,
             curves=candidates.losses if options.strategy == "curves" else None,
             start=candidates.losses if options.begins_with_curves else None,
+            start_share=self._context.trials.start_share,
             errors=candidates.errors if options.proposals == "lazy" else None,
             portfolio=None if options.portfolio == "off" else plan,
             draws=options.draws,

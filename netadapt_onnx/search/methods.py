@@ -40,6 +40,7 @@ class Methods:
         knapsack: Scores the channels of the current model, for rounds of the knapsack.
         curves: Computes what the outputs lose with each group's channels, for the curves strategy.
         start: The same, for the widths that NetAdapt's loop begins at; None: it begins at the original's.
+        start_share: The share of the way to the limits that those widths go.
         errors: Computes each group's error curve, for lazy ranking; None: all proposals are evaluated.
         portfolio: What competes at the end.
         draws: How many times losses are drawn where curves compete.
@@ -48,6 +49,7 @@ class Methods:
     knapsack: Importances | None = None
     curves: Callable[[], Losses] | None = None
     start: Callable[[], Losses] | None = None
+    start_share: float = 1.0
     errors: Callable[[], Losses] | None = None
     portfolio: PortfolioPlan | None = None
     draws: int = 0

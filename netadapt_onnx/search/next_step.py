@@ -80,7 +80,7 @@ def _joint_step(problem: Problem, candidates: Evaluates, steps: Sequence[Step], 
     if methods.curves is not None and curves.is_due(problem, steps):
         return _curves_step(problem, candidates, steps, methods.curves(), methods.draws)
     if methods.start is not None and first_jump.is_due(problem, steps):
-        jump = first_jump.jump_problem(problem, steps)
+        jump = first_jump.jump_problem(problem, steps, methods.start_share)
         return _curves_step(jump, candidates, steps, methods.start(), methods.draws)
     if methods.portfolio is not None and portfolio.has_missed(problem, steps):
         losses = methods.portfolio.losses

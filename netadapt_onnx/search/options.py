@@ -218,8 +218,11 @@ class AdaptOptions(EvaluationOptions, DeviceOptions, RunOptions, TrainingOptions
                 words += self._words(name, value)
         return shell_command(words)
 
-    def _words(self, name: str, value: Any) -> list[str]:
+    def words(self, name: str) -> list[str]:
         """An option as words of a command line; none where it has its default."""
+        return self._words(name, getattr(self, name))
+
+    def _words(self, name: str, value: Any) -> list[str]:
         declared = declared_options(AdaptOptions)[name]
         default = self._usual.get(name, declared.default)
         if name in ("shapes", "ep_options"):

@@ -70,9 +70,19 @@ class SearchOptions:
     )
     start: Start = by_preset(
         "start",
-        "Where the netadapt strategy begins: at widths that error curves choose for most of the way, or at the "
+        "Where the netadapt strategy begins: at widths that error curves choose (see --start-share), or at the "
         "original. With your own steps, trained proposals or --min-accuracy it begins at the original.",
         choices=get_args(Start),
+        is_advanced=True,
+    )
+    start_share: float | None = by_preset(
+        "start_share",
+        "Which share of the way to the budget the error curves of --start curves go at once. auto is all of it for a "
+        "network that is cheap to train, 0.75 for others.",
+        metavar="SHARE",
+        above=0,
+        at_most=1,
+        is_share=True,
         is_advanced=True,
     )
     rank: Rank = by_preset(

@@ -9,7 +9,6 @@ from functools import cached_property
 
 from netadapt_onnx.common.budget import Target
 from netadapt_onnx.data.guessing import guessing_note
-from netadapt_onnx.search import first_jump
 from netadapt_onnx.search.budget_check.check import SAFETY_MARGIN, BudgetCheck
 from netadapt_onnx.search.budget_check.measurements import CAREFUL_S
 from netadapt_onnx.search.context import SearchContext
@@ -161,7 +160,7 @@ class ProblemBuilder:
             return requested  # no schedule reaches that
         ways = [(original[name], limit) for name, limit in limits.items()]
         if options.begins_with_curves:  # in one iteration, so that the others have but the rest of the way to go
-            ways = [(start, start - (1 - first_jump.SHARE) * (start - end)) for start, end in ways]
+            ways = [(start, start - (1 - context.trials.start_share) * (start - end)) for start, end in ways]
             iterations -= 1
         raised = max(requested.reaching(start, end, iterations).decay for start, end in ways)
         schedule = replace(requested, decay=context.run.once("decay", lambda: raised))

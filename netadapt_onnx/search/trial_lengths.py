@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netadapt_onnx.graph.cost import cost
-from netadapt_onnx.search.options import AdaptOptions
+from netadapt_onnx.search.first_jump import CHEAP_SHARE, COSTLY_SHARE
+from netadapt_onnx.search.options import PORTFOLIO_STEPS, AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
 from netadapt_onnx.training.length import BATCH_SIZE, trial_steps
 
@@ -19,11 +20,13 @@ class TrialLengths:
         finalists: How many proposals of an iteration are trained for so long before one of them wins; where that is
             too costly, all of their layers are solved in order.
         portfolio: The steps of the first round of a portfolio; 0: the solved models decide.
+        start_share: The share of the way to the budget that error curves go before the loop begins.
     """
 
     short_term: int
     finalists: int
     portfolio: int
+    start_share: float = CHEAP_SHARE
 
     @property
     def trains_finalists(self) -> bool:
@@ -48,4 +51,7 @@ def trial_lengths(prepared: PreparedModel, options: AdaptOptions) -> TrialLength
     if finalists and options.short_term is None:
         short_term = affordable(short_term)
         finalists = finalists if samples else 0
-    return TrialLengths(short_term, finalists, affordable(options.portfolio_steps))
+    start_share = options.start_share
+    if start_share is None:
+        start_share = CHEAP_SHARE if affordable(PORTFOLIO_STEPS) else COSTLY_SHARE
+    return TrialLengths(short_term, finalists, affordable(options.portfolio_steps), start_share)

@@ -115,6 +115,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "portfolio": ("off", "off"),
     "draws": ("3", 3),
     "final_effort": ("0.5", 0.5),
+    "start_share": ("0.5", 0.5),
     "decay": ("0.5", 0.5),
     "init_reduction": ("0.05x", "0.05x"),
     "reduction_of": ("current", "current"),

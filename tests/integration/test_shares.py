@@ -33,6 +33,7 @@ TAKERS: dict[str, Callable[[str], Any]] = {
     "adapt --decay": lambda share: adapt(decay=share),
     "adapt --min-accuracy": lambda share: adapt(min_accuracy=share),
     "adapt --final-effort": lambda share: adapt(final_effort=share),
+    "adapt --start-share": lambda share: adapt(start_share=share),
     "prune --ratio": lambda share: PruneOptions(ratio=share),  # type: ignore[arg-type]
     "scale --target": lambda share: ScaleOptions(target=f"params={share}").budgets,
     "gate --max-increase": lambda share: parse_limits({"max-increase": [f"size={share}"]}),

@@ -75,7 +75,7 @@ def test_a_lone_proposal_that_fails_after_others_have_not_ends_no_run(
     model, data, run = tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "run"
     model.write_bytes(models.plain((8, 12, 16), size=8, classes=3).SerializeToString())
     brightest_channel(data, labelled=False)
-    result = netadapt_onnx.adapt(model, data, "macs=0.7x", run, step=1, draws=32, final_epochs=0)
+    result = netadapt_onnx.adapt(model, data, "macs=0.7x", run, step=1, draws=32, start_share=0.75, final_epochs=0)
     assert result.met
     assert failed
     tried = [proposal for step in history(run) for proposal in step["tried"]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from netadapt_onnx.search.allowed_counts import ChannelChoices
-from netadapt_onnx.search.first_jump import SHARE, is_due, jump_problem
+from netadapt_onnx.search.first_jump import is_due, jump_problem
 from netadapt_onnx.search.lazy_ranking import BATCH
 from netadapt_onnx.search.methods import Methods, PortfolioPlan
 from netadapt_onnx.search.netadapt import Accepted, amounts_after, met
@@ -33,7 +33,8 @@ def simulated(limit: float, **settings: Any) -> SimulatedProblem:
     return problem(GROUPS, macs, {"macs": limit}, accuracy, step=2, **settings)
 
 
-METHODS = Methods(start=lambda: ERRORS, errors=lambda: ERRORS)
+SHARE = 0.75
+METHODS = Methods(start=lambda: ERRORS, start_share=SHARE, errors=lambda: ERRORS)
 
 
 def test_the_curves_go_most_of_the_way_and_the_loop_the_rest_group_by_group() -> None:
@@ -45,6 +46,18 @@ def test_the_curves_go_most_of_the_way_and_the_loop_the_rest_group_by_group() ->
     assert all(step.group in GROUPS for step in steps[1:])
     assert met(amounts_after(one, steps), one.limits)
     assert len(steps) < 0.5 * len(list(search(one)))
+
+
+def test_curves_that_go_the_whole_way_leave_the_loop_what_a_measurement_says_is_too_slow() -> None:
+    exact = simulated(200.0)
+    (only,) = search(exact, methods=replace(METHODS, start_share=1.0))
+    assert only.group == TOGETHER
+    assert met(amounts_after(exact, [only]), exact.limits)
+    slow = simulated(200.0, corrections=[{"macs": 1.1}] * 9)
+    steps = list(search(slow, methods=replace(METHODS, start_share=1.0)))
+    assert steps[0].group == TOGETHER
+    assert len(steps) > 1 and all(step.group in GROUPS for step in steps[1:])
+    assert met(amounts_after(slow, steps), slow.limits)
 
 
 def test_the_first_iteration_after_it_evaluates_the_groups_that_probes_say_could_win() -> None:
@@ -61,7 +74,7 @@ def test_each_target_has_a_start_of_its_own_and_a_met_one_has_none() -> None:
     steps = list(search(loose, methods=METHODS))
     tight = replace(loose, limits={"macs": 200.0}, since=len(steps))
     assert is_due(tight, steps)
-    goal = jump_problem(tight, steps).limits["macs"]
+    goal = jump_problem(tight, steps, SHARE).limits["macs"]
     now = amounts_after(tight, steps)["macs"]
     assert abs(goal - (200 + (1 - SHARE) * (now - 200))) <= 1e-9 * now
     more = list(search(tight, steps, methods=METHODS))
