@@ -77,7 +77,7 @@ class SearchOptions:
     )
     start_share: float | None = by_preset(
         "start_share",
-        "Which share of the way to the budget the error curves of --start curves go at once. auto is all of it for a "
+        "Which share of the way to the budget the error curves of --start curves go at once. auto is 0.95 for a "
         "network that is cheap to train, 0.75 for others.",
         metavar="SHARE",
         above=0,

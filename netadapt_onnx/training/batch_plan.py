@@ -47,9 +47,16 @@ class BatchPlan:
 
         Each epoch shows one view of every picture, and the next epoch the next one.
         """
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-        order += self.samples * (epoch % self.views.count)
+        order = self._order(epoch)
         return [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(self.steps_per_epoch)]
+
+    def order(self) -> np.ndarray:
+        """All row numbers in the order in which they are shown first, however many steps there are."""
+        return np.concatenate([self._order(epoch) for epoch in range(self.views.count)])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+        return order + self.samples * (epoch % self.views.count)
 
     def fetch(self, step: int) -> Fetch:
         """The function that reads the samples of one step, from several threads."""

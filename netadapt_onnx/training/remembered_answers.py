@@ -47,7 +47,8 @@ class RememberedAnswers:
     """The targets of a distillation: outputs and matched features of the original, computed in batches.
 
     The batches are always the same ones: what is computed of a sample may depend on those beside it, in the last bits,
-    and a training that is resumed must get the same. Several threads may ask at once.
+    and a training that is resumed must get the same. They hold what is needed at the same time, so that a training of
+    less than an epoch asks for little that it does not show. Several threads may ask at once.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RememberedAnswers:
         split: Split,
         features: Sequence[MatchedFeature],
         settings: Settings,
+        order: np.ndarray,
         pair_offset: int | None = None,
     ) -> None:
         """Compute nothing yet.
@@ -65,6 +67,7 @@ class RememberedAnswers:
             split: The training samples, all views of them.
             features: Features that are remembered with the answers, at the channels that are matched.
             settings: How this machine trains: by onnxruntime with a thread per replica, or by torch on a GPU.
+            order: All rows of the split in the order in which they are needed, (N,).
             pair_offset: Two views of a picture that are so many rows apart, the first in an even multiple of it, get
                 the mean of their answers; None: each has its own.
         """
@@ -74,6 +77,7 @@ class RememberedAnswers:
         self._pair_offset = pair_offset
         self._lock = Lock()
         self._block = batch_size(proto, split)
+        self._order, self._position = order, np.argsort(order)
         self._is_remembered = np.zeros(-(-len(split) // self._block), dtype=bool)
         self._memory: dict[str, Tensor] = {}
         layout = self._split.layout
@@ -93,12 +97,12 @@ class RememberedAnswers:
     def remember(self, rows: np.ndarray) -> None:
         """Compute what is needed for some rows and is not remembered yet."""
         paired = rows if self._pair_offset is None else np.concatenate([rows, self._partners(rows)])
-        blocks = np.unique(paired // self._block)
+        blocks = np.unique(self._position[paired] // self._block)
         blocks = blocks[~self._is_remembered[blocks]]
         if not len(blocks):
             return
-        missing = (blocks[:, None] * self._block + np.arange(self._block)).reshape(-1)
-        missing = missing[missing < len(self._split)]
+        positions = (blocks[:, None] * self._block + np.arange(self._block)).reshape(-1)
+        missing = self._order[positions[positions < len(self._split)]]
         with stage("asking the original"):
             answers = outputs(self._proto, self._split.subset(missing), compute=self._compute)
         for name, value in answers.items():

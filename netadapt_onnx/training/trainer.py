@@ -258,7 +258,7 @@ def _targets(job: _Job, plan: BatchPlan, settings: Settings) -> DistillationTarg
         return distillation_targets(teacher, split, settings, shapes, varies=varies, repeatable=job.checkpoint.on_disk)
     Teacher(teacher).prepare(settings, split, shapes)  # refuses a teacher with other inputs or outputs
     pairs = plan.samples if plan.views.pairs_agree else None
-    return RememberedAnswers(teacher, split, job.features, settings, pairs)
+    return RememberedAnswers(teacher, split, job.features, settings, plan.order(), pairs)
 
 
 def _attempt_twice(job: _Job, plan: BatchPlan, replicas: Replicas) -> TrainResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -98,13 +99,38 @@ def test_answers_are_those_of_the_view_or_the_mean_of_its_pair(averaged: bool) -
     count, views, proto = 70, Views(4, flips=True, crops=True), plain(seed=1)
     shown = with_views(Split({"image": pictures(count)}), views, seed=2)
     (exact,) = outputs(proto, shown).values()
-    answers = RememberedAnswers(proto, shown, (), Settings(), count if averaged else None)
+    order = np.random.default_rng(3).permutation(4 * count)
+    answers = RememberedAnswers(proto, shown, (), Settings(), order, count if averaged else None)
     rows = np.array([0, count - 1, count, 3 * count + 7, 2 * count + 7])
     (value,) = answers({}, rows, Settings()).values()
     pairs = exact.reshape(2, 2, count, -1).mean(1, keepdims=True).repeat(2, 1).reshape(exact.shape)
     expected = (pairs if averaged else exact)[rows]
     np.testing.assert_allclose(value.numpy(), expected, rtol=0, atol=1e-5 * np.abs(exact).max())
     assert np.abs(pairs - exact).max() > 0.01 * np.abs(exact).max()
+
+
+def test_rows_come_in_the_order_in_which_they_are_shown_first() -> None:
+    options = TrainingOptions(epochs=4, seed=3, views=Views(3, crops=True))
+    plan = BatchPlan.of(options, Split({"image": pictures(43)}), 10)
+    order = plan.order()
+    assert sorted(order) == list(range(129))
+    for epoch in range(3):
+        np.testing.assert_array_equal(order[43 * epoch : 43 * epoch + 40], np.concatenate(plan.batches(epoch)))
+
+
+def test_a_training_of_a_few_steps_asks_for_little_that_it_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netadapt_onnx.training.remembered_answers.batch_size", lambda proto, split: 16)
+    asked: list[int] = []
+
+    def counted(proto: onnx.ModelProto, split: Split, **options: Any) -> dict[str, np.ndarray]:
+        asked.append(len(split))
+        return outputs(proto, split, **options)
+
+    monkeypatch.setattr("netadapt_onnx.training.remembered_answers.outputs", counted)
+    split, teacher = Split({"image": pictures(400)}, np.arange(400) % 10), plain(seed=1)
+    options = TrainingOptions(steps=2, batch_size=24, seed=3, views=Views(2, flips=True), settings=Settings())
+    train(plain(), Dataset(split, split), options, teacher=teacher)
+    assert asked == [48]
 
 
 def test_torch_answers_as_onnxruntime_does() -> None:
