@@ -16,6 +16,7 @@ from netadapt_onnx.profilers.table.best_counts import best_counts
 from netadapt_onnx.profilers.table.original_time import time_original
 from netadapt_onnx.search import tables
 from netadapt_onnx.search.budget_check.resource_functions import fitted
+from netadapt_onnx.search.calibrations import CALIBRATION_SAMPLES
 from netadapt_onnx.search.curves import MOST_OPTIONS
 from netadapt_onnx.search.first_jump import SHARE
 from netadapt_onnx.search.knapsack import ceilings_of, importances_of, losses_of
@@ -29,7 +30,7 @@ from netadapt_onnx.search.schedule import Schedule
 from netadapt_onnx.search.tables import latency_by_layer
 from netadapt_onnx.search.target_problem import out_of_reach
 from netadapt_onnx.search.width_program import solve
-from netadapt_onnx.search.worker import BRANCH_SAMPLES, CALIBRATION_SAMPLES
+from netadapt_onnx.search.worker import BRANCH_SAMPLES
 from netadapt_onnx.surgery.criteria.obs import eliminations
 from netadapt_onnx.surgery.reconstruct.gram import own_gram_matrices
 from netadapt_onnx.training.data_criteria import criterion_on
