@@ -110,13 +110,13 @@ def raw_bytes(tensor: onnx.TensorProto) -> int | None:
     return elements * element_bits(tensor.data_type) // 8
 
 
-def file_bytes(proto: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto] | None = None) -> int:
-    """The length of the serialised model; `weights` are those that have stand-ins in it, by name."""
-    weights = weights or {}
+def file_bytes(proto: onnx.ModelProto, elsewhere: Mapping[str, onnx.TensorProto] | None = None) -> int:
+    """The length of the serialised model; `elsewhere` are the weights that have stand-ins in it, by name."""
+    tensors = [(elsewhere or {}).get(one.name, one) for one in proto.graph.initializer]
     bare = without_weights(proto)
     graph = len(bare.graph.SerializeToString())
     bare.ClearField("graph")
-    graph += sum(_field_bytes(_tensor_bytes(weights.get(one.name, one))) for one in proto.graph.initializer)
+    graph += sum(_field_bytes(_tensor_bytes(tensor)) for tensor in tensors)
     return len(bare.SerializeToString()) + _field_bytes(graph)
 
 
