@@ -7,7 +7,8 @@ import tempfile
 import numpy as np
 import pytest
 
-from netadapt_onnx.common.memory import ALIGNMENT, MappedArrays, return_free_memory
+from netadapt_onnx.common import memory
+from netadapt_onnx.common.memory import ALIGNMENT, MappedArrays, return_free_memory, share_heap
 
 ARRAYS = {
     "x": np.arange(10, dtype=np.uint8),
@@ -56,3 +57,25 @@ def test_arrays_stay_in_memory_where_the_disk_is_full(monkeypatch: pytest.Monkey
     mapped = MappedArrays(ARRAYS)
     check(mapped, ARRAYS)
     mapped.rest()
+
+
+def test_threads_share_one_heap_where_the_c_library_has_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Glibc:
+        def mallopt(self, option: int, value: int) -> int:
+            asked.append((option, value))
+            return 1
+
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: Glibc())
+    share_heap()
+    return_free_memory()  # it has no malloc_trim
+    assert asked == [(-8, 1)]
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    monkeypatch.setattr(memory.ctypes, "CDLL", None)
+    share_heap()
+    return_free_memory()
