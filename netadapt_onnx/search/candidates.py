@@ -236,6 +236,7 @@ class Candidates:
 
     def rest(self) -> None:
         """Let go of memory that is of no use until the next proposals."""
+        self._current.rest()
         self._worker_context.rest()
 
     def forget(self, iteration: int) -> None:

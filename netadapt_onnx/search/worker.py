@@ -94,6 +94,7 @@ class WorkerContext:
 
     def rest(self) -> None:
         """Let go of memory that is of no use until the next proposals: a training may need it."""
+        self.original.rest()
         self._calibrations.rest()
         return_free_memory()
 

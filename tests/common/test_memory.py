@@ -60,18 +60,18 @@ def test_arrays_stay_in_memory_where_the_disk_is_full(monkeypatch: pytest.Monkey
 
 
 def test_threads_share_one_heap_where_the_c_library_has_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
 
     class Glibc:
         def mallopt(self, option: int, value: int) -> int:
-            asked.append((option, value))
+            calls.append((option, value))
             return 1
 
     monkeypatch.setattr(memory.sys, "platform", "linux")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: Glibc())
     share_heap()
     return_free_memory()  # it has no malloc_trim
-    assert asked == [(-8, 1)]
+    assert calls == [(-8, 1)]
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
