@@ -52,7 +52,9 @@ def command(model: Path, data: DataSource, out: Path | None, dry_run: bool, **op
     """
     from netadapt_onnx.api import adapt as api
     from netadapt_onnx.api.report import write_report
+    from netadapt_onnx.common.memory import share_heap
 
+    share_heap()
     keywords = keywords_of(options)
     if dry_run:
         return _dry_run(model, data, out, keywords)

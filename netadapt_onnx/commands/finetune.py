@@ -47,7 +47,9 @@ def command(model: Path, data: DataSource, output: Path, **options: Any) -> Comm
     """
     with interruptible(lambda: _kept(output)), render.progress_bar("training") as log:
         from netadapt_onnx.api.finetune import finetune
+        from netadapt_onnx.common.memory import share_heap
 
+        share_heap()
         result = finetune(model, data, output, log=log, **keywords_of(options))
     return CommandResult(result, lambda shown: _text(shown, model, data, seen_as(options["shapes"])))
 

@@ -85,7 +85,9 @@ def command(model: Path | None, data: DataSource | None, more: tuple[str, ...], 
     with interruptible(lambda: _kept(out)), render.progress_bar("scaling") as log:
         from netadapt_onnx.api.report import write_report
         from netadapt_onnx.api.scale import scale
+        from netadapt_onnx.common.memory import share_heap
 
+        share_heap()
         result = scale(model, data, target=targets, log=log, **keywords_of(options))
         if model is not None and out is not None:
             result = replace(result, notes=(*result.notes, *write_report(out)))

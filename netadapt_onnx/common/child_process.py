@@ -18,6 +18,8 @@ from threading import Thread
 from typing import Any
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# All threads share one heap of glibc's; else each thread that has ever run keeps what it freed, though it has ended.
+ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
 _END_S = 5.0
 
 

@@ -77,9 +77,10 @@ def _naming_unknown() -> Iterator[None]:
 class CostModel:
     """A model read once so that any number of widths of it can be counted, some microseconds a node."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    def __init__(self, proto: onnx.ModelProto, elsewhere: Mapping[str, onnx.TensorProto] | None = None) -> None:
+        """Read a model; `elsewhere` are the weights that have stand-ins in it (`weightless.py`)."""
         graph = proto.graph
-        self._file_bytes = file_bytes(proto)
+        self._file_bytes = file_bytes(proto, elsewhere)
         self._initializers = {t.name: (tuple(t.dims), _bits(t.data_type)) for t in graph.initializer}
         weights = _weights(graph)
         self._nodes = [(node, _MACS.get(node.op_type), weights.get(i, ())) for i, node in enumerate(graph.node)]

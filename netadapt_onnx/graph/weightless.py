@@ -5,7 +5,7 @@ Every access to `raw_data`, every `ByteSize` and `CopyFrom` of protobuf's Python
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import Any, BinaryIO
 
@@ -77,6 +77,21 @@ def light_copy(
     return copy, weights
 
 
+def with_stand_ins(
+    proto: onnx.ModelProto, names: Collection[str]
+) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """A copy in which large initializers of these names are external data of no file, and the initializers by name."""
+    copy = without_weights(proto)
+    weights: dict[str, onnx.TensorProto] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.name in names and (raw_bytes(tensor) or 0) > WEIGHT_BYTES:
+            weights[tensor.name] = tensor
+            copy.graph.initializer.append(stand_in(tensor))
+        else:
+            copy.graph.initializer.append(tensor)
+    return copy, weights
+
+
 def stand_in(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """A tensor like the given one, its data external and of no file."""
     placeholder = _without_data(tensor)
@@ -95,12 +110,13 @@ def raw_bytes(tensor: onnx.TensorProto) -> int | None:
     return elements * element_bits(tensor.data_type) // 8
 
 
-def file_bytes(proto: onnx.ModelProto) -> int:
-    """The length of the serialised model."""
+def file_bytes(proto: onnx.ModelProto, elsewhere: Mapping[str, onnx.TensorProto] | None = None) -> int:
+    """The length of the serialised model; `elsewhere` are the weights that have stand-ins in it, by name."""
+    tensors = [(elsewhere or {}).get(one.name, one) for one in proto.graph.initializer]
     bare = without_weights(proto)
     graph = len(bare.graph.SerializeToString())
     bare.ClearField("graph")
-    graph += sum(_field_bytes(_tensor_bytes(tensor)) for tensor in proto.graph.initializer)
+    graph += sum(_field_bytes(_tensor_bytes(tensor)) for tensor in tensors)
     return len(bare.SerializeToString()) + _field_bytes(graph)
 
 

@@ -234,6 +234,11 @@ class Candidates:
         self._files.write_trained(source, iteration, proto, self.current.folded.interface())
         self.resume(iteration)
 
+    def rest(self) -> None:
+        """Let go of memory that is of no use until the next proposals."""
+        self._current.rest()
+        self._worker_context.rest()
+
     def forget(self, iteration: int) -> None:
         """Remove the model of an earlier iteration; its plan and its proposals stay."""
         self._files.forget_model(iteration)

@@ -78,6 +78,11 @@ class BaseModel:
                 self._prefixes = ActivationCache(self.trace.folded.proto, fronts, evaluator.ranking)
             return self._prefixes
 
+    def rest(self) -> None:
+        """Let go of the activations in front of the groups, which are soon computed again."""
+        with self._lock:
+            self._prefixes = None
+
     def without(self, branches: Collection[str]) -> BaseModel:
         """The model without some more branches; itself if there are none."""
         if not branches:

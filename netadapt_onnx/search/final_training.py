@@ -119,6 +119,7 @@ class FinalTraining:
         before = self.context.evaluator.training_score(current.proto)
         share, epochs = 1.0, tuple[Epoch, ...]()
         evaluations, proto = [(0, before)], current.proto
+        self.candidates.rest()
         try:
             trained = self._trained(number, before, again, file)
         except NetadaptError as error:

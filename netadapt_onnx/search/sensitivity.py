@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from netadapt_onnx.common.parallel import in_order, spare_threads
 from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.graph.folded_model import require_runnable
+from netadapt_onnx.search.calibrations import CALIBRATION_SAMPLES
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator
-from netadapt_onnx.search.worker import CALIBRATION_SAMPLES
 from netadapt_onnx.surgery.criteria.scores import Criterion
 from netadapt_onnx.surgery.criteria.selection import select
 from netadapt_onnx.surgery.groups import Group

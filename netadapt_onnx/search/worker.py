@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.memory import return_free_memory
 from netadapt_onnx.common.parallel import in_order
 from netadapt_onnx.data.dataset import Dataset
 from netadapt_onnx.graph.fold_shapes import fold
-from netadapt_onnx.graph.runtime import Arrays
+from netadapt_onnx.search.calibrations import CALIBRATION_SAMPLES, Calibrations
 from netadapt_onnx.search.channel_selection import BaseModel, KeptIndices, kept_after
 from netadapt_onnx.search.evaluator import RANKING_SAMPLES, DataEvaluator, Evaluator
 from netadapt_onnx.search.executors.protocol import JobResult, WorkerInfo
@@ -29,22 +30,17 @@ from netadapt_onnx.search.width_program import Losses
 from netadapt_onnx.surgery.criteria.elimination import Elimination
 from netadapt_onnx.surgery.criteria.obs import eliminations
 from netadapt_onnx.surgery.reconstruct.gram import (
-    SAMPLES,
     GramCache,
     GramMatrices,
-    Targets,
     gram_matrices,
-    original_targets,
     own_gram_matrices,
 )
 from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, reconstruct, reconstruct_in_order
 from netadapt_onnx.surgery.resize import resize
-from netadapt_onnx.surgery.trace import Trace
 
 if TYPE_CHECKING:
     from netadapt_onnx.training.distillation import Teacher
 
-CALIBRATION_SAMPLES = 1024
 # Models that lost a branch are solved as a whole to be ranked, on so many: a ResNet-20 without its first block then
 # comes to 86.9% instead of 87.2%, in half the time; solved in one pass, as those that lost channels are, to 59.9%. A
 # quarter of the positions, too: six such models come to 82.8% on average, to 82.9% on all, in 1.6 s instead of 2.0.
@@ -90,29 +86,17 @@ class WorkerContext:
         self._trains = trains
         self._shapes = dict(shapes)
         self._batch_size = batch_size
-        self._lock = Lock()
-        self._calibration: dict[int, tuple[Arrays, Targets]] = {}
+        self._calibrations = Calibrations(None if data is None else data.train, seed)
         self._gram_lock = Lock()
         self._gram_cache = GramCache()
         self._eliminations: Mapping[str, Elimination] | None = None
         self._teacher: Teacher | None = None
 
-    def calibration(self, samples: int = CALIBRATION_SAMPLES, trace: Trace | None = None) -> tuple[Arrays, Targets]:
-        """Calibration inputs, and what the layers of a model (None: the original) compute of them."""
-        if trace is not None:
-            return self._calibrate(samples, trace)
-        with self._lock:
-            if samples not in self._calibration:
-                self._calibration[samples] = self._calibrate(samples, self.original.trace)
-            return self._calibration[samples]
-
-    def _calibrate(self, samples: int, trace: Trace) -> tuple[Arrays, Targets]:
-        assert self._data is not None
-        # A sample of the sample: workers have no others.
-        drawn = self._data.train.sample(CALIBRATION_SAMPLES, self._seed).sample(samples, self._seed)
-        inputs = drawn.batch(slice(None))
-        positions = SAMPLES * samples // CALIBRATION_SAMPLES  # fewer images, and no more of each
-        return inputs, original_targets(trace, inputs, self._seed, positions)
+    def rest(self) -> None:
+        """Let go of memory that is of no use until the next proposals: a training may need it."""
+        self.original.rest()
+        self._calibrations.rest()
+        return_free_memory()
 
     def cut(self, base: BaseModel, keep: KeptIndices, *, reconstructs: bool) -> RankedModel:
         """A model cut to some of its channels.
@@ -136,8 +120,8 @@ class WorkerContext:
 
     def _compute_gram_matrices(self, base: BaseModel) -> dict[str, GramMatrices]:
         if base.trained:
-            return gram_matrices(base.trace, *self.calibration(RANKED_SAMPLES, base.trace))
-        inputs, targets = self.calibration(RANKED_SAMPLES)
+            return gram_matrices(base.trace, *self._calibrations.of(base.trace, RANKED_SAMPLES))
+        inputs, targets = self._calibrations.of_original(self.original.trace, RANKED_SAMPLES)
         with self._gram_lock:
             outputs = kept_outputs(self.original.trace, base.kept)
             return gram_matrices(base.trace, inputs, targets, outputs, self._gram_cache)
@@ -160,7 +144,7 @@ class WorkerContext:
         kept = {name: indices for name, indices in kept.items() if name in groups}
         if self._data is None:
             return RankedModel(resize(base.trace, kept))
-        inputs, targets = self.calibration(samples)
+        inputs, targets = self._calibrations.of_original(self.original.trace, samples)
 
         def solved(only_cut: bool) -> onnx.ModelProto:
             return reconstruct_in_order(base.trace, kept, inputs, targets, base.changed, only_cut=only_cut)

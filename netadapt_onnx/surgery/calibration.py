@@ -94,8 +94,13 @@ class PartialRuns:
             arrays = {} if active is None else run(active, {name: computed[name] for name in inputs}, missing)
             return arrays | {name: computed[name] for name in names if name in computed}
 
+        def waiting() -> Iterator[Arrays]:
+            # Not all of them at once: what a batch came to takes the place of what it was computed from.
+            for number in range(len(self._blocks)):
+                yield self._computed[number]
+
         keeps = True
-        results = in_order(arrays_of, list(self._computed))
+        results = in_order(arrays_of, waiting())
         for number, (block, arrays) in enumerate(zip(self._blocks, results, strict=True)):
             if number == 0:
                 size = sum(value.nbytes for value in arrays.values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.nodes import node_name
+from netadapt_onnx.training.ops.clipping import clip_and_pad
 from netadapt_onnx.training.ops.registry import DTYPES, Function, Node
 
 
@@ -64,7 +66,9 @@ def read_tensor(tensor: onnx.TensorProto) -> Tensor:
 
 
 def fused(nodes: Sequence[Node], outputs: Collection[str]) -> tuple[list[Node], dict[str, Function]]:
-    """Fuse each MatMul that only an Add reads with that Add, which then reads (a, b, addend).
+    """Fuse each MatMul that only an Add reads with that Add, and each Clip that only a Pad reads with that Pad.
+
+    What is fused reads (a, b, addend), or the inputs of the Clip and then the others of the Pad.
 
     Args:
         nodes: A graph's nodes.
@@ -74,22 +78,29 @@ def fused(nodes: Sequence[Node], outputs: Collection[str]) -> tuple[list[Node], 
         The nodes, and the functions of fused ones by output.
     """
     readers = Counter(name for node in nodes for name in node.inputs)
-    products = {
-        node.outputs[0]: node
-        for node in nodes
-        if node.op == "MatMul" and readers[node.outputs[0]] == 1 and node.outputs[0] not in outputs
-    }
-    sums: dict[str, Node] = {}
+    read_once = [node for node in nodes if readers[node.outputs[0]] == 1 and node.outputs[0] not in outputs]
+    products = {node.outputs[0]: node for node in read_once if node.op == "MatMul"}
+    clips = {node.outputs[0]: node for node in read_once if node.op == "Clip"}
+    merged: dict[str, Node] = {}
+    functions: dict[str, Function] = {}
     absorbed: set[str] = set()
     for node in nodes:
         slot = next((i for i, name in enumerate(node.inputs) if name in products), None)
+        inputs: tuple[str, ...]
         if node.op == "Add" and "axis" not in node.attributes and slot is not None:
-            product = products[node.inputs[slot]]
             absorbed.add(node.inputs[slot])
-            inputs = (*product.inputs, node.inputs[1 - slot])
-            sums[node.outputs[0]] = replace(node, inputs=inputs, constants={})
-    kept = [sums.get(node.outputs[0], node) for node in nodes if node.outputs[0] not in absorbed]
-    return kept, dict.fromkeys(sums, _linear)
+            inputs = (*products[node.inputs[slot]].inputs, node.inputs[1 - slot])
+            functions[node.outputs[0]] = _linear
+        elif node.op == "Pad" and node.attribute("mode", "constant") == "constant" and node.inputs[0] in clips:
+            absorbed.add(node.inputs[0])
+            clip = clips[node.inputs[0]]
+            inputs = (*clip.inputs, *node.inputs[1:])
+            functions[node.outputs[0]] = partial(clip_and_pad, clip, node)
+        else:
+            continue
+        merged[node.outputs[0]] = replace(node, inputs=inputs, constants={})
+    kept = [merged.get(node.outputs[0], node) for node in nodes if node.outputs[0] not in absorbed]
+    return kept, functions
 
 
 def _linear(node: Node, a: Tensor, b: Tensor, addend: Tensor) -> Tensor:

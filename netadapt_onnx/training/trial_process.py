@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from netadapt_onnx.common.child_process import messages, packed
+from netadapt_onnx.common.memory import return_free_memory
 from netadapt_onnx.data.dataset import Labels, label_rows
 from netadapt_onnx.errors import NetadaptError, one_line
 from netadapt_onnx.graph.runtime import Arrays
@@ -202,7 +203,10 @@ def serve(pipe: Connection, log: str) -> None:
                     answer = trial.step(request)
                 else:
                     stack.close()
-                    trial = None if request is None else stack.enter_context(Trial(request))
+                    trial = None
+                    return_free_memory()  # an idle process waits for the next choice beside the training
+                    if request is not None:
+                        trial = stack.enter_context(Trial(request))
             except TrialError as error:
                 answer = Failure(str(error), error.memory, error.error)
             except Exception as error:  # for instance a module that only the parent process has

@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from netadapt_onnx.common.child_process import ONE_THREAD, ChildProcess, Death, packed
+from netadapt_onnx.common.child_process import ONE_HEAP, ONE_THREAD, ChildProcess, Death, packed
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training.settings import Settings, TrialError
 from netadapt_onnx.training.trial_process import Failure, Trial, TrialNetwork, serve
@@ -46,7 +46,7 @@ _idle: list[Child] = []
 
 
 def _start() -> Child:
-    return _idle.pop() if _idle else ChildProcess(serve, (os.devnull,), ONE_THREAD)
+    return _idle.pop() if _idle else ChildProcess(serve, (os.devnull,), ONE_THREAD | ONE_HEAP)
 
 
 class _GoneError(Exception):

@@ -13,7 +13,8 @@ import pytest
 import models
 import netadapt_onnx
 from netadapt_onnx.search import candidates
-from netadapt_onnx.search.worker import CALIBRATION_SAMPLES, WorkerContext
+from netadapt_onnx.search.calibrations import CALIBRATION_SAMPLES
+from netadapt_onnx.search.worker import WorkerContext
 from sample_data import brightest_channel
 from search_cases import history
 

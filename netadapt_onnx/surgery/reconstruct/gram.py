@@ -88,7 +88,7 @@ def original_targets(trace: Trace, inputs: Arrays, seed: int = 0, samples: int =
     """
     layers = linear_layers(trace)
     count = len(next(iter(inputs.values())))
-    per_image = _per_image(trace, layers, count, samples)
+    per_image = positions_per_image(trace, count, samples)
     outputs: dict[str, np.ndarray] = {}
     filled = dict.fromkeys((layer.output for layer in layers), 0)
     run_size = run_size_of(trace, list(filled))
@@ -298,7 +298,7 @@ class GramSums:
         return GramMatrices(gram, cross, mean_in + x, mean_out + y)
 
 
-def _per_image(trace: Trace, layers: list[Linear], images: int, samples: int) -> int:
+def positions_per_image(trace: Trace, images: int, samples: int) -> int:
     """Sampled positions per image, so that all images together give about as many as wanted, or what fits."""
-    bytes_of = 4 * sum(trace.flat.shapes[layer.output][layer.channel_axis] for layer in layers)
+    bytes_of = 4 * sum(trace.flat.shapes[layer.output][layer.channel_axis] for layer in linear_layers(trace))
     return max(1, min(samples, MOST_TARGET_BYTES // max(1, bytes_of)) // images)

@@ -2,6 +2,7 @@
 
 from netadapt_onnx.training.ops import (
     activation,
+    clipping,
     convolution,
     elementwise,
     indexing,
@@ -16,6 +17,7 @@ from netadapt_onnx.training.ops import (
 
 __all__ = [
     "activation",
+    "clipping",
     "convolution",
     "elementwise",
     "indexing",

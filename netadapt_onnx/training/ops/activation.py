@@ -122,22 +122,6 @@ def dropout(node: Node, x: Tensor, *rest: Tensor | None) -> Tensor | tuple[Tenso
     return x
 
 
-@op("Clip")
-def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    """Bounds are inputs from opset 11 on, attributes before."""
-    least = node.attribute("min") if low is None else node.number(1, low, float("-inf"))
-    most = node.attribute("max") if high is None else node.number(2, high, float("inf"))
-    if least is None and most is None:
-        return x
-    if x.dtype in (torch.int32, torch.int64):
-        least, most = (None if v is None or abs(v) == float("inf") else int(v) for v in (least, most))
-    finite = [v is not None and abs(v) < float("inf") for v in (least, most)]
-    if x.is_floating_point() and all(finite):
-        # clamp's gradient takes three passes and a third of a MobileNetV2's step; this one takes one.
-        return F.hardtanh(x, float(least), float(most))
-    return torch.clamp(x, least, most)
-
-
 @op("BiasGelu", domain="com.microsoft")
 def bias_gelu(node: Node, x: Tensor, bias: Tensor) -> Tensor:
     """onnxruntime's fused addition and Gelu."""

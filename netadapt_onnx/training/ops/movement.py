@@ -100,21 +100,34 @@ def pad(
     node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:
     """Constant, edge, reflect or wrap padding; negative amounts crop."""
-    amounts = (node.attribute("pads") if pads is None else node.integers(1, pads)) or []
-    fill = node.attribute("value", 0.0) if value is None else node.number(2, value, 0.0)
-    chosen = node.integers(3, axes) or list(range(x.dim()))
-    half = len(amounts) // 2
-    begin, end = [0] * x.dim(), [0] * x.dim()
-    for axis, before, after in zip(chosen, amounts[:half], amounts[half:], strict=True):
-        begin[axis], end[axis] = before, after
     mode = node.attribute("mode", "constant")
     if mode == "constant":
-        flat = [amount for pair in zip(reversed(begin), reversed(end), strict=True) for amount in pair]
+        flat, fill = constant_pads(node, x.dim(), pads, value, axes)
         return F.pad(x, flat, value=fill)
-    for axis, (before, after) in enumerate(zip(begin, end, strict=True)):
+    for axis, (before, after) in enumerate(_pads_by_axis(node, x.dim(), pads, axes)):
         if before or after:
             x = x.index_select(axis, _border(x.shape[axis], before, after, mode).to(x.device))
     return x
+
+
+def constant_pads(
+    node: Node, dimensions: int, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
+) -> tuple[list[int], float]:
+    """The amounts of a Pad as `F.pad` takes them, last axis first, and what it pads with."""
+    fill = node.attribute("value", 0.0) if value is None else node.number(2, value, 0.0)
+    by_axis = _pads_by_axis(node, dimensions, pads, axes)
+    return [amount for pair in reversed(by_axis) for amount in pair], fill
+
+
+def _pads_by_axis(node: Node, dimensions: int, pads: Tensor | None, axes: Tensor | None) -> list[tuple[int, int]]:
+    """What a Pad adds in front of and behind each axis."""
+    amounts = (node.attribute("pads") if pads is None else node.integers(1, pads)) or []
+    chosen = node.integers(3, axes) or list(range(dimensions))
+    half = len(amounts) // 2
+    by_axis = [(0, 0)] * dimensions
+    for axis, before, after in zip(chosen, amounts[:half], amounts[half:], strict=True):
+        by_axis[axis] = before, after
+    return by_axis
 
 
 def _border(size: int, before: int, after: int, mode: str) -> Tensor:
