@@ -30,13 +30,18 @@ def spare_threads(count: int) -> Iterator[None]:
         _threads.reset(token)
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def in_order(function: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> Iterator[R]:
     """The function of each item, in order; with threads to spare the next ones are computed meanwhile.
 
     What comes out does not depend on how many there are, as long as the function gives the same for an item whatever
     runs beside it. Between the one that is handed out and the last one begun lie no more than there are threads.
+
+    Args:
+        function: Computes an item.
+        items: The items, which are taken in this thread.
+        threads: How many compute at a time; None: as many as the context spares.
     """
-    count = _threads.get()
+    count = _threads.get() if threads is None else threads
     if count == 1:
         yield from map(function, items)
         return

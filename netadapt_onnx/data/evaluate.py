@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from netadapt_onnx.common.parallel import in_order
 from netadapt_onnx.common.progress import steps
 from netadapt_onnx.data.batch_layout import Layout
 from netadapt_onnx.data.dataset import Labels, Split, UserMetric
@@ -55,7 +56,7 @@ def accuracy(
         proto: The model.
         split: The samples.
         reference: What `reference_outputs` returned for the model to agree with.
-        threads: Of onnxruntime.
+        threads: How many batches are computed at a time.
         compute: Runs the model elsewhere; None: onnxruntime in this process.
 
     Raises:
@@ -85,7 +86,7 @@ def reference_outputs(split: Split, proto: onnx.ModelProto, *, threads: int = 1)
     Args:
         split: The samples.
         proto: The model to agree with.
-        threads: Of onnxruntime.
+        threads: How many batches are computed at a time.
 
     Returns:
         Its outputs, (len(split), ...) by name.
@@ -102,7 +103,7 @@ def outputs(proto: onnx.ModelProto, split: Split, *, threads: int = 1, compute: 
     Args:
         proto: The model.
         split: The samples.
-        threads: Of onnxruntime.
+        threads: How many batches are computed at a time.
         compute: Runs the model elsewhere; None: onnxruntime in this process.
 
     Returns:
@@ -221,8 +222,9 @@ def _in_this_process(threads: int, layout: Layout | None) -> Compute:
     names = None if layout is None else list(layout.outputs)
 
     def compute(proto: onnx.ModelProto, batches: Iterable[Arrays]) -> Iterator[Arrays]:
-        active = session(proto, threads=threads)
-        return (run(active, inputs, names) for inputs in batches)
+        # Batches side by side, of a thread each: on 2 cores a fifth faster than two threads that share a batch.
+        active = session(proto, threads=1)
+        return in_order(lambda inputs: run(active, inputs, names), batches, threads)
 
     return compute
 

@@ -16,8 +16,16 @@ from netadapt_onnx.search.candidates import Candidates
 from netadapt_onnx.search.context import SearchContext
 from netadapt_onnx.search.netadapt import TRAINED, Step
 from netadapt_onnx.search.run_directory.layer_changes import TrainedEpoch, write_training
+from netadapt_onnx.training.length import BATCH_SIZE
 from netadapt_onnx.training.settings import cores
-from netadapt_onnx.training.validation import PATIENCE, Evaluation, Validation, best_of, outcome
+from netadapt_onnx.training.validation import (
+    PATIENCE,
+    Evaluation,
+    Validation,
+    affordable_evaluations,
+    best_of,
+    outcome,
+)
 
 if TYPE_CHECKING:
     from netadapt_onnx.training.trainer import TrainResult
@@ -159,7 +167,12 @@ class FinalTraining:
                     on_epoch=lines.epoch,
                     time_left=(lambda: time_limit.left_s) if self._is_limited else None,
                 ),
-                validation=Validation(self._score, before, PATIENCE if recipe.is_automatic else None),
+                validation=Validation(
+                    self._score,
+                    before,
+                    PATIENCE if recipe.is_automatic else None,
+                    affordable_evaluations(recipe.steps * (recipe.batch_size or BATCH_SIZE), len(data.val)),
+                ),
             )
 
     def _score(self, proto: onnx.ModelProto) -> float:

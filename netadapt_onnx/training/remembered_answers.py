@@ -16,6 +16,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from netadapt_onnx.common.parallel import in_order
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.dataset import Split
 from netadapt_onnx.data.evaluate import Compute, batch_size, outputs
@@ -67,7 +68,7 @@ class RememberedAnswers:
             split: The training samples, all views of them.
             features: Features that are remembered with the answers, at the channels that are matched.
             settings: How this machine trains: by onnxruntime with a thread per replica, or by torch on a GPU.
-            order: All rows of the split in the order in which they are needed, (N,).
+            order: All rows of the split in the order in which they are needed, (N,); those of pairs come together.
             pair_offset: Two views of a picture that are so many rows apart, the first in an even multiple of it, get
                 the mean of their answers; None: each has its own.
         """
@@ -77,6 +78,9 @@ class RememberedAnswers:
         self._pair_offset = pair_offset
         self._lock = Lock()
         self._block = batch_size(proto, split)
+        if pair_offset is not None:
+            firsts = order[order // pair_offset % 2 == 0]
+            order = np.stack([firsts, firsts + pair_offset], axis=1).reshape(-1)
         self._order, self._position = order, np.argsort(order)
         self._is_remembered = np.zeros(-(-len(split) // self._block), dtype=bool)
         self._memory: dict[str, Tensor] = {}
@@ -129,8 +133,8 @@ def _by_onnxruntime(threads: int, names: Sequence[str] | None) -> Compute:
 
     def compute(proto: onnx.ModelProto, batches: Iterable[Arrays]) -> Iterator[Arrays]:
         if not sessions:
-            sessions.append(session(proto, threads=threads))
-        return (run(sessions[0], inputs, names) for inputs in batches)
+            sessions.append(session(proto, threads=1))
+        return in_order(lambda inputs: run(sessions[0], inputs, names), batches, threads)
 
     return compute
 

@@ -15,6 +15,8 @@ State = Mapping[str, "Tensor"]
 
 # A training is evaluated about so often, and no more often than every so many steps.
 EVALUATIONS, FEWEST_STEPS = 8, 10
+# Fewer evaluations, but never less than two, where they would take longer than this share of the training.
+EVALUATION_SHARE, FEWEST_EVALUATIONS = 0.5, 2
 # So many evaluations without a gain end a training whose length was not given.
 PATIENCE = 4
 
@@ -35,21 +37,33 @@ class Validation:
         accuracy: The accuracy of a model on held-out data; higher is better.
         start: That of the model before the training.
         patience: How many evaluations without a gain end the training; None: it takes all of its steps.
+        count: About how many evaluations there are.
     """
 
     accuracy: Callable[[onnx.ModelProto], float]
     start: float
     patience: int | None = None
+    count: int = EVALUATIONS
 
     def is_due(self, step: int, planned: int) -> bool:
         """Whether the training is evaluated after a step: at even distances, and after the last."""
-        return step >= planned or step % max(FEWEST_STEPS, -(-planned // EVALUATIONS)) == 0
+        return step >= planned or step % max(FEWEST_STEPS, -(-planned // self.count)) == 0
 
     def is_over(self, evaluations: Sequence[Evaluation]) -> bool:
         """Whether more steps no longer pay."""
         if self.patience is None or not evaluations:
             return False
         return len(evaluations) - 1 - evaluations.index(best_of(evaluations)) >= self.patience
+
+
+def affordable_evaluations(shown: int, held_out: int) -> int:
+    """How many evaluations a training is worth.
+
+    Args:
+        shown: The samples of all steps; forward and backward, each takes three passes.
+        held_out: The samples of an evaluation.
+    """
+    return max(FEWEST_EVALUATIONS, min(EVALUATIONS, int(EVALUATION_SHARE * 3 * shown / max(1, held_out))))
 
 
 class BestWeights:

@@ -109,3 +109,12 @@ def test_samples_that_are_not_finite_agree_with_nothing(value: float) -> None:
     assert agreement({"mask": nothing}, {"mask": expected}) == 0
     assert agreement({"mask": nothing}, {"mask": nothing}) == 0
     assert agreement({"mask": nothing}, {"mask": np.ones_like(expected)}) == 0
+
+
+def test_batches_that_are_computed_side_by_side_come_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netadapt_onnx.data.evaluate._cached_batch_size", lambda split: 4)
+    proto, rng = plain(seed=1), np.random.default_rng(0)
+    split = Split({"image": rng.normal(size=(27, 3, 16, 16)).astype(np.float32)}, rng.integers(0, 10, 27))
+    (alone,), (three,) = outputs(proto, split).values(), outputs(proto, split, threads=3).values()
+    np.testing.assert_array_equal(alone, three)
+    assert accuracy(proto, split, threads=3) == accuracy(proto, split)

@@ -12,7 +12,14 @@ from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
-from netadapt_onnx.training.validation import Evaluation, Validation, best_of, outcome
+from netadapt_onnx.training.validation import (
+    EVALUATIONS,
+    Evaluation,
+    Validation,
+    affordable_evaluations,
+    best_of,
+    outcome,
+)
 from netadapt_onnx.training.views import Views
 from training_cases import FLOAT, KilledError, dataset, killed_at, network
 
@@ -162,3 +169,12 @@ def test_a_training_that_has_not_ended_may_be_shortened_or_lengthened(steps: int
     result = run(steps)
     assert result.history[-1].steps == steps
     assert result.evaluations[-1].step == steps
+
+
+def test_a_short_training_is_evaluated_less_often_than_a_long_one_on_many_held_out_samples() -> None:
+    assert affordable_evaluations(shown=800 * 128, held_out=5000) == EVALUATIONS
+    assert affordable_evaluations(shown=80 * 128, held_out=5000) == 3
+    assert affordable_evaluations(shown=10, held_out=5000) == 2
+    assert affordable_evaluations(shown=30 * 37, held_out=100) == EVALUATIONS
+    validation = Validation(lambda proto: 0.0, 0.0, count=3)
+    assert [step for step in range(1, 81) if validation.is_due(step, 80)] == [27, 54, 80]

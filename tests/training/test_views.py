@@ -118,19 +118,24 @@ def test_rows_come_in_the_order_in_which_they_are_shown_first() -> None:
         np.testing.assert_array_equal(order[43 * epoch : 43 * epoch + 40], np.concatenate(plan.batches(epoch)))
 
 
-def test_a_training_of_a_few_steps_asks_for_little_that_it_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pairs_agree", [False, True])
+def test_a_training_of_a_few_steps_asks_for_little_that_it_does_not_show(
+    pairs_agree: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("netadapt_onnx.training.remembered_answers.batch_size", lambda proto, split: 16)
-    asked: list[int] = []
+    counts: list[int] = []
 
     def counted(proto: onnx.ModelProto, split: Split, **options: Any) -> dict[str, np.ndarray]:
-        asked.append(len(split))
+        counts.append(len(split))
         return outputs(proto, split, **options)
 
     monkeypatch.setattr("netadapt_onnx.training.remembered_answers.outputs", counted)
     split, teacher = Split({"image": pictures(400)}, np.arange(400) % 10), plain(seed=1)
-    options = TrainingOptions(steps=2, batch_size=24, seed=3, views=Views(2, flips=True), settings=Settings())
+    options = TrainingOptions(
+        steps=2, batch_size=24, seed=3, views=Views(2, True, False, pairs_agree), settings=Settings()
+    )
     train(plain(), Dataset(split, split), options, teacher=teacher)
-    assert asked == [48]
+    assert counts == [96 if pairs_agree else 48]
 
 
 def test_torch_answers_as_onnxruntime_does() -> None:

@@ -18,13 +18,13 @@ Arguments = tuple[Any, ...]
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Arguments]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Arguments]:
     """The arguments of all convolutions that torch is asked for."""
-    calls: list[Arguments] = []
+    recorded: list[Arguments] = []
 
     def recording(function: Any) -> Any:
         def computed(*arguments: Any) -> torch.Tensor:
-            calls.append(arguments)
+            recorded.append(arguments)
             result: torch.Tensor = function(*arguments)
             return result
 
@@ -33,7 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Arguments]:
     for table in (convolution._CONV, convolution._CONV_TRANSPOSE):
         for axes, function in list(table.items()):
             monkeypatch.setitem(table, axes, recording(function))  # type: ignore[arg-type]
-    return calls
+    return recorded
 
 
 def computed(op: str, x: torch.Tensor, w: torch.Tensor, **attributes: Any) -> torch.Tensor:
@@ -61,7 +61,7 @@ def assert_right_everywhere(arguments: Arguments) -> None:
 
 
 @pytest.mark.parametrize("seed", range(120))
-def test_a_convolution_reaches_no_kernel_that_is_wrong_somewhere(seed: int, asked: list[Arguments]) -> None:
+def test_a_convolution_reaches_no_kernel_that_is_wrong_somewhere(seed: int, calls: list[Arguments]) -> None:
     """Taps that meet nothing but padding, strides where there is one output, and strides of a single tap."""
     draw = random.Random(seed)
     size, kernel = ([draw.choice(choices) for _ in range(2)] for choices in ((1, 2, 3, 7), (1, 2, 3, 5)))
@@ -76,12 +76,12 @@ def test_a_convolution_reaches_no_kernel_that_is_wrong_somewhere(seed: int, aske
     exact = F.conv2d(F.pad(x, [begin[1], end[1], begin[0], end[0]]), w, None, strides, 0, dilations, groups)
     value = computed("Conv", x, w, group=groups, strides=strides, dilations=dilations, pads=[*begin, *end])
     assert_close(value, exact)
-    (arguments,) = asked
+    (arguments,) = calls
     assert_right_everywhere(arguments)
 
 
 @pytest.mark.parametrize("seed", range(120))
-def test_a_transposed_convolution_has_no_gradient_that_is_wrong_somewhere(seed: int, asked: list[Arguments]) -> None:
+def test_a_transposed_convolution_has_no_gradient_that_is_wrong_somewhere(seed: int, calls: list[Arguments]) -> None:
     """Its gradient is a convolution of what it puts out."""
     draw = random.Random(seed)
     size, kernel = ([draw.choice(choices) for _ in range(2)] for choices in ((1, 2, 5), (1, 2, 3, 5)))
@@ -103,15 +103,15 @@ def test_a_transposed_convolution_has_no_gradient_that_is_wrong_somewhere(seed: 
         output_padding=extra,
     )
     assert_close(value, exact)
-    (arguments,) = asked
+    (arguments,) = calls
     x, w, bias, strides, padding, extra, groups, dilations = arguments
     padding, extra = ([one] * 2 if isinstance(one, int) else one for one in (padding, extra))
     outputs = F.conv_transpose2d(x, w, bias, strides, padding, extra, groups, dilations)
     assert_right_everywhere((outputs, w, bias, strides, padding, dilations, groups))
 
 
-def test_same_padding_of_a_single_output_is_what_it_was_with_its_stride(asked: list[Arguments]) -> None:
+def test_same_padding_of_a_single_output_is_what_it_was_with_its_stride(calls: list[Arguments]) -> None:
     x, w = torch.ones(1, 1, 9, 2, dtype=torch.float64), torch.ones(1, 1, 3, 3, dtype=torch.float64)
     value = computed("Conv", x, w, strides=[3, 3], auto_pad="SAME_UPPER")
     assert_close(value, F.conv2d(F.pad(x, [0, 1, 0, 0]), w, None, [3, 3]))
-    assert [call[3] for call in asked] == [[3, 1]]
+    assert [call[3] for call in calls] == [[3, 1]]
