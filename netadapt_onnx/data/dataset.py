@@ -144,9 +144,11 @@ class Split:
 
     def sample(self, count: int, seed: int = 0) -> Split:
         """A seeded subset of at most `count` samples, in storage order."""
-        if count >= len(self):
-            return self
-        return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
+        return self if count >= len(self) else self.subset(self.sampled_rows(count, seed))
+
+    def sampled_rows(self, count: int, seed: int = 0) -> np.ndarray:
+        """The numbers of the samples that `sample` draws, rising."""
+        return np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
 
     def batches(self, size: int) -> Iterator[tuple[Arrays, Labels | None]]:
         """All samples in order, in batches of at most `size`, with their labels."""

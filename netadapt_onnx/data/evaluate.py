@@ -80,6 +80,28 @@ def accuracy(
     return Accuracy(score, split.metric, len(split))
 
 
+def accuracy_of_part(
+    proto: onnx.ModelProto, split: Split, rows: np.ndarray, *, threads: int = 1
+) -> tuple[Accuracy, Accuracy]:
+    """Score a model against the labels of a split, and of some of its samples, in one pass.
+
+    Args:
+        proto: The model.
+        split: The samples, scored against their labels by this package's metrics.
+        rows: The numbers of those samples, at least one.
+        threads: How many batches are computed at a time.
+    """
+    of_all, of_part = _Meters(), _Meters()
+    chosen = np.isin(np.arange(len(split)), rows)
+    for at, values in _output_batches(proto, split, threads, None):
+        of_all.update(values, split.targets(at))
+        within = np.flatnonzero(chosen[at])
+        if len(within):
+            part = {name: value[within] for name, value in values.items()}
+            of_part.update(part, split.targets(at.start + within))
+    return Accuracy(of_all.value, split.metric, len(split)), Accuracy(of_part.value, split.metric, len(rows))
+
+
 def reference_outputs(split: Split, proto: onnx.ModelProto, *, threads: int = 1) -> Arrays | None:
     """What models on a split are compared with, where it has neither labels nor a metric of the user's; else None.
 
@@ -171,15 +193,29 @@ def labels_by_output(labels: Labels, shapes: Outputs) -> Mapping[str, np.ndarray
 
 def _score_against_labels(proto: onnx.ModelProto, split: Split, threads: int, compute: Compute | None) -> float:
     """The mean over labelled outputs; batch by batch, for maps of scores can be larger than memory."""
-    meters: dict[str, Meter] = {}
+    meters = _Meters()
     for rows, values in _output_batches(proto, split, threads, compute):
-        labels = split.targets(rows)
+        meters.update(values, split.targets(rows))
+    return meters.value
+
+
+class _Meters:
+    """The metric of every labelled output; `value` is their mean."""
+
+    def __init__(self) -> None:
+        self._meters: dict[str, Meter] = {}
+
+    def update(self, values: Arrays, labels: Labels | None) -> None:
+        """Add outputs and labels of some samples."""
         assert labels is not None
         for name, targets in labels_by_output(labels, _shapes(values)).items():
-            if name not in meters:
-                meters[name] = METERS[kind_of(targets.ndim, targets.dtype.kind == "f")]()
-            meters[name].update(values[name], targets)
-    return float(np.mean([meter.value for meter in meters.values()]))
+            if name not in self._meters:
+                self._meters[name] = METERS[kind_of(targets.ndim, targets.dtype.kind == "f")]()
+            self._meters[name].update(values[name], targets)
+
+    @property
+    def value(self) -> float:
+        return float(np.mean([meter.value for meter in self._meters.values()]))
 
 
 def _user_score(metric: UserMetric, values: Arrays, labels: Labels | None) -> float:

@@ -97,7 +97,8 @@ class Candidates:
         self._current = BaseModel(prepared.trace, {})
         self._shared = (Shared(self._worker_context), Shared(self._current))
         self.iteration = 0
-        self._solves_winners = options.rank == "reconstruct" and not context.trials.short_term
+        # Whether all layers of a winner are solved, and nothing is trained.
+        self.solves_winners = options.rank == "reconstruct" and not context.trials.short_term
         # The kinds of jobs, by iteration, of which one has succeeded.
         self._succeeded = set[tuple[int, bool, bool]]()
         self._losses: Losses | None = None
@@ -202,10 +203,10 @@ class Candidates:
         # Solved anew, or trained for a short time: better than the proposal was when it was ranked.
         anew = self._context.prepared.data is not None and self._reconstructs
         changed = (anew and not trials.trains_finalists) or proposal.method is not None
-        ranked = evaluator.ranking_accuracy(proto) if changed else None
+        held_out = evaluator.held_out(proto) if changed else None
         return Accepted(
-            accuracy=evaluator.val_accuracy(proto),
-            ranked=ranked,
+            accuracy=evaluator.val_accuracy(proto) if held_out is None else held_out.accuracy,
+            ranked=None if held_out is None else held_out.ranked,
             correction=correction,
             measured={name: estimate.value for name, estimate in measured.items()},
             measured_ci95={name: (estimate.low, estimate.high) for name, estimate in measured.items()},
@@ -313,7 +314,7 @@ class Candidates:
         portfolio may be won by its own. Where it is solved too, it is the same.
         """
         is_current = self.iteration > 0 and cut.base is self._current and not cut.keep
-        if is_current and self._solves_winners:
+        if is_current and self.solves_winners:
             return self.current.folded.proto
         candidates = [self._solved_model(iteration, cut)]
         if self._reconstructs and self._context.trials.short_term:
@@ -330,7 +331,7 @@ class Candidates:
 
         Where nothing was trained on the way, the original is cut anew and all of its layers are solved.
         """
-        if self._solves_winners and not cut.base.trained:
+        if self.solves_winners and not cut.base.trained:
             return self._solved_model(iteration, cut)
         proto = self._cut_model(iteration, cut)
         if self._reconstructs and self._context.trials.short_term:

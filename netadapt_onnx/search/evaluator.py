@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnx
 
 from netadapt_onnx.common.progress import stage
 from netadapt_onnx.data.dataset import Dataset, Split
-from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, batch_size, explained, outputs
+from netadapt_onnx.data.evaluate import Accuracy, Compute, accuracy, accuracy_of_part, batch_size, explained, outputs
 from netadapt_onnx.data.sample_scores import sample_scores
 from netadapt_onnx.search.options import AdaptOptions
 from netadapt_onnx.search.prepared_model import PreparedModel
@@ -22,6 +23,13 @@ from netadapt_onnx.training.settings import cores
 
 # Proposals are compared on this many held-out samples: enough to tell them apart, few enough to try many.
 RANKING_SAMPLES = 1024
+
+
+class HeldOut(NamedTuple):
+    """The accuracy of a model on all validation samples, and on those that rank proposals."""
+
+    accuracy: float
+    ranked: float
 
 
 class Evaluator(Protocol):
@@ -54,6 +62,10 @@ class Evaluator(Protocol):
         """On all validation samples."""
         ...
 
+    def held_out(self, proto: onnx.ModelProto) -> HeldOut:
+        """On all validation samples, and on those that rank proposals."""
+        ...
+
     def test_accuracy(self, proto: onnx.ModelProto) -> float:
         """On the split that results quote."""
         ...
@@ -75,6 +87,11 @@ class UserEvaluator:
     def ranking_accuracy(self, proto: onnx.ModelProto) -> float:
         """Whatever `evaluate` returns."""
         return float(self.evaluate(proto))
+
+    def held_out(self, proto: onnx.ModelProto) -> HeldOut:
+        """Twice what `evaluate` returns."""
+        value = self.ranking_accuracy(proto)
+        return HeldOut(value, value)
 
     fidelity = ranking_accuracy
     val_accuracy = ranking_accuracy
@@ -99,10 +116,14 @@ class DataEvaluator:
     original: onnx.ModelProto
     seed: int = 0
     threads: int = 1
-    _references: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    _references: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict, init=False)
     # By the digest of its graph, the accuracy of the model that was evaluated last: it is needed again when that model
     # wins once more, or becomes the result; by then it was read from another file, or has other metadata.
-    _last: dict[bytes, float] = field(default_factory=dict)
+    _last: dict[bytes, tuple[float, float | None]] = field(default_factory=dict, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DataEvaluator, (self.dataset, self.original, self.seed, self.threads)
 
     @property
     def metric(self) -> str:
@@ -171,14 +192,30 @@ class DataEvaluator:
         """The samples that rank proposals."""
         return self.dataset.val.sample(RANKING_SAMPLES, self.seed)
 
-    @stage("evaluating on validation samples")
     def val_accuracy(self, proto: onnx.ModelProto) -> float:
         """On all validation samples."""
+        return self._evaluated(proto)[0]
+
+    def held_out(self, proto: onnx.ModelProto) -> HeldOut:
+        """On all validation samples, and on those that rank proposals: against labels in one pass."""
+        accuracy, ranked = self._evaluated(proto)
+        return HeldOut(accuracy, self.ranking_accuracy(proto) if ranked is None else ranked)
+
+    @stage("evaluating on validation samples")
+    def _evaluated(self, proto: onnx.ModelProto) -> tuple[float, float | None]:
+        """On all validation samples, and on those that rank proposals where that costs nothing more."""
         digest = sha256(proto.graph.SerializeToString(deterministic=True)).digest()
         if digest not in self._last:
-            value = self._on("val", self.dataset.val, proto, self.threads)
+            val = self.dataset.val
+            values: tuple[float, float | None]
+            if val.labels is None or val.user_metric is not None:
+                values = (self._on("val", val, proto, self.threads), None)
+            else:
+                rows = val.sampled_rows(RANKING_SAMPLES, self.seed)
+                of_all, of_ranking = accuracy_of_part(proto, val, rows, threads=self.threads)
+                values = (of_all.value, of_ranking.value)
             self._last.clear()
-            self._last[digest] = value
+            self._last[digest] = values
         return self._last[digest]
 
     @stage("evaluating for the result")
@@ -214,9 +251,10 @@ class DataEvaluator:
         return self._original_outputs(name, split, threads) if split.metric == "agreement" else None
 
     def _original_outputs(self, name: str, split: Split, threads: int) -> Mapping[str, np.ndarray]:
-        if name not in self._references:
-            self._references[name] = outputs(self.original, split, threads=threads)
-        return self._references[name]
+        with self._lock:  # jobs side by side ask for the same
+            if name not in self._references:
+                self._references[name] = outputs(self.original, split, threads=threads)
+            return self._references[name]
 
 
 def evaluator_for(prepared: PreparedModel, arguments: AdaptOptions) -> Evaluator:

@@ -96,8 +96,7 @@ class FinalTraining:
         """Make the trained model of a step an iteration of its own, which a search can go on from."""
         self.candidates.adopt(last.iteration, iteration, proto)
         total = sum(last.widths.values())
-        evaluator = self.context.evaluator
-        accuracy, ranked = evaluator.val_accuracy(proto), evaluator.ranking_accuracy(proto)
+        accuracy, ranked = self.context.evaluator.held_out(proto)
         return replace(
             last,
             iteration=iteration,

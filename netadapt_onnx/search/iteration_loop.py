@@ -102,6 +102,7 @@ class IterationLoop:
             importances=candidates.original_importances if trial_steps and options.strategy != "knapsack" else None,
             branches=tuple(branch.name for branch in prepared.branches),
             train_steps=trial_steps,
+            own_is_solved=candidates.solves_winners,
         )
         return Methods(
             knapsack=candidates.importances if options.strategy == "knapsack" else None,

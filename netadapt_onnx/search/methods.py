@@ -23,6 +23,7 @@ class PortfolioPlan:
         importances: Scores the channels of the original, for the knapsack; None: it does not compete.
         branches: The residual branches of the original.
         train_steps: The steps of the first round of training; 0: the solved models decide.
+        own_is_solved: Whether the search's own model is solved as the others will be.
     """
 
     strategy: str
@@ -30,6 +31,7 @@ class PortfolioPlan:
     importances: Importances | None = None
     branches: tuple[str, ...] = ()
     train_steps: int = 0
+    own_is_solved: bool = False
 
 
 @dataclass(frozen=True)

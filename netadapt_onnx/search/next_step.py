@@ -141,6 +141,8 @@ def _portfolio_step(
     number = len(steps) + 1
     others: list[Proposal] = []
     accuracies: dict[str, float | None] = {}
+    if plan.own_is_solved and steps[-1].accepted.ranked is not None:
+        accuracies[plan.strategy] = steps[-1].accepted.ranked
     if plan.losses is not None:
         solve = partial(candidates.solve_jointly, number, CURVES)
         competition = curves.compete(problem, steps, plan.losses(), solve, draws)

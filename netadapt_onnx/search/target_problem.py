@@ -138,7 +138,7 @@ class ProblemBuilder:
         began = run.seconds()
         accuracies: dict[str, float] = run.once(
             "accuracy/original",
-            lambda: {"held_out": evaluator.val_accuracy(proto), "ranked": evaluator.ranking_accuracy(proto)},
+            lambda: dict(zip(("held_out", "ranked"), evaluator.held_out(proto), strict=True)),
         )
         if context.prepared.data is not None:
             val, held_out = context.prepared.data.val, accuracies["held_out"]

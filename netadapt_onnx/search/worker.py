@@ -222,7 +222,7 @@ class WorkerContext:
             ranking = data.val.sample(RANKING_SAMPLES, self._seed)
             data = replace(data, train=train.compact(), val=ranking.compact(), test=None)
             if isinstance(evaluator, DataEvaluator):
-                evaluator = replace(evaluator, dataset=data, _references={}, _last={})
+                evaluator = replace(evaluator, dataset=data)
         options = {
             "seed": self._seed,
             "trains": self._trains,

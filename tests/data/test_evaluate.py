@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,7 @@ from onnx import numpy_helper
 
 from models import Builder, channels_last, plain, transposed
 from netadapt_onnx.data.dataset import Split
-from netadapt_onnx.data.evaluate import accuracy, agreement, outputs
+from netadapt_onnx.data.evaluate import accuracy, accuracy_of_part, agreement, outputs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.runtime import run, session
 
@@ -26,6 +28,22 @@ def test_top1_counts_hits() -> None:
     score = accuracy(proto, held)
     assert (score.metric, score.samples) == ("top1", 150)
     assert score.value == pytest.approx(float(np.mean(scores.argmax(1) == held.labels)), abs=1e-9)
+
+
+@pytest.mark.parametrize("labels", ["classes", "values"])
+def test_some_samples_of_a_split_score_in_the_same_pass_what_they_score_alone(labels: str) -> None:
+    proto, held = plain(), split(150, 3, 16, 16)
+    if labels == "values":  # whose metric, R2, is no mean over samples
+        scores = run(session(proto), held.batch(slice(None)))["logits"]
+        noise = np.random.default_rng(1).standard_normal(scores.shape)
+        held = replace(held, labels=(scores + scores.std() * noise).astype(np.float32))
+    rows = np.sort(np.random.default_rng(2).permutation(150)[:41])
+    of_all, of_part = accuracy_of_part(proto, held, rows, threads=2)
+    assert of_all == accuracy(proto, held)
+    alone = accuracy(proto, held.subset(rows))
+    assert (of_part.metric, of_part.samples) == (alone.metric, 41)
+    assert of_part.value == pytest.approx(alone.value, rel=1e-5)
+    assert of_part.value != of_all.value
 
 
 def test_a_fixed_batch_is_fed_one_by_one() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from netadapt_onnx.search.allowed_counts import ChannelChoices, used_widths
 from netadapt_onnx.search.joint_iteration import JointIteration, joint_iteration
 from netadapt_onnx.search.methods import Methods, PortfolioPlan
 from netadapt_onnx.search.portfolio import PORTFOLIO, compete
-from netadapt_onnx.search.proposals import joint_proposal
+from netadapt_onnx.search.proposals import Proposal, joint_proposal
 from search_problems import problem, search
 
 FULL = {"a": 16, "b": 16}
@@ -123,6 +123,29 @@ def test_what_was_solved_before_is_not_solved_again() -> None:
     assert solved == [0, 3]
     assert winner == 1
     assert [entry.accuracy for entry in evaluated] == [0.5, 0.7, 0.6, 0.5]
+
+
+def test_the_search_s_own_solved_model_is_not_solved_again() -> None:
+    """It has an accuracy already; the others are solved as it was."""
+    solved: list[str] = []
+
+    def macs(widths: Mapping[str, int]) -> dict[str, float]:
+        return {"macs": float(widths["a"] + widths["b"])}
+
+    def solve(_: int, __: str, proposals: Sequence[Proposal], numbers: Sequence[int]) -> list[float]:
+        solved.extend(proposals[number].method or "" for number in numbers)
+        return [0.1 for _ in numbers]
+
+    def accuracy(widths: Mapping[str, int]) -> float:
+        return 1.0 - 0.001 * (16 - widths["a"]) - 0.01 * (16 - widths["b"])
+
+    one = problem(FULL, macs, {"macs": 24.0}, accuracy, solve_jointly=solve)
+    for own_is_solved, expected in ((True, ["uniform"]), (False, ["netadapt", "uniform"])):
+        solved.clear()
+        plan = PortfolioPlan("netadapt", own_is_solved=own_is_solved)
+        *before, last = search(one, methods=Methods(portfolio=plan))
+        assert last.group == PORTFOLIO and solved == expected
+        assert last.tried[0].accuracy == (before[-1].accepted.ranked if own_is_solved else 0.1)
 
 
 def test_widths_that_differ_in_what_a_removed_branch_took_with_it_are_one_candidate() -> None:
