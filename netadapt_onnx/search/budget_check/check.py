@@ -20,6 +20,8 @@ from netadapt_onnx.search.result import Latency
 NEAR = 0.03
 # The search sets its target this far below a measured budget, so that the upper end of the final interval holds it too.
 SAFETY_MARGIN = 0.985
+# What counts as just within it: at the target itself, one rounding in twenty takes it for a miss.
+WITHIN_MARGIN = SAFETY_MARGIN * (1 - 1e-9)
 
 
 class BudgetCheck:
@@ -191,7 +193,7 @@ class MeasuredCheck(BudgetCheck):
         Of a model that missed the budget the upper end of the interval counts, since that has to hold, on a busy device
         the lower end, which is certain. Of one that met it the upper end, too, unless that is so low that there is
         room for channels to be given back: then the middle. However little it met it by, it is within the search's
-        target.
+        target, whichever way that is rounded.
         """
         limit = self.prediction.limit(iteration)
         estimate = self._careful("final", iteration)
@@ -200,7 +202,7 @@ class MeasuredCheck(BudgetCheck):
         if estimate.verdict(limit) == "missed":
             return (estimate.high if estimate.quiet else estimate.low) / predicted
         has_room = estimate.high < TARGET_FRACTION * limit
-        return (estimate.value if has_room else min(estimate.high, SAFETY_MARGIN * limit)) / predicted
+        return (estimate.value if has_room else min(estimate.high, WITHIN_MARGIN * limit)) / predicted
 
     def result(
         self, iteration: int, proto: onnx.ModelProto, predicted: float, *, measure: bool = True

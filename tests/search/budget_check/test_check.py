@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ import pytest
 from disturbed_device import DISTURBANCES, LIMIT, DisturbedDevice, hopeless, quiet, searched
 from netadapt_onnx import cli
 from netadapt_onnx.graph.model import load
-from netadapt_onnx.profilers.estimate import NOISE_FLOOR, estimate
+from netadapt_onnx.profilers.estimate import NOISE_FLOOR, Estimate, estimate
 from netadapt_onnx.profilers.statistics import Ratio, Timing
 from netadapt_onnx.search import portfolio, tables
 from netadapt_onnx.search.budget_check import measurements
+from netadapt_onnx.search.budget_check.check import SAFETY_MARGIN, MeasuredCheck
 from netadapt_onnx.search.run_directory.journal import read_journal
 from search_cases import history
 
@@ -194,6 +196,22 @@ def test_what_slows_the_original_widens_the_interval_by_as_much() -> None:
     assert [slow.verdict(limit) for limit in (0.8, 0.6, 0.4, 0.3)] == ["met", "unclear", "unclear", "missed"]
     assert usual.verdict(0.5) == "missed"  # on a quiet device the upper end has to hold
     assert slow.disturbance > NOISE_FLOOR
+
+
+def test_a_model_that_met_its_budget_is_within_the_search_s_target_however_numbers_are_rounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Measured above the target, below the limit: one rounding in twenty took it for a miss."""
+    rng = np.random.default_rng(0)
+    for limit, predicted in rng.uniform(0.1, 100, (2000, 2)):
+        prediction: Any = SimpleNamespace(limit=lambda _, limit=limit: limit)
+        check = MeasuredCheck(prediction, cast(Any, None), cast(Any, None))
+        met = Estimate(0.99 * limit, 0.988 * limit, 0.995 * limit, disturbance=0.0)
+        monkeypatch.setattr(check, "_careful", lambda *_, met=met: met)
+        factor = check.careful_correction(1, predicted)
+        assert factor is not None
+        assert predicted * factor <= SAFETY_MARGIN * limit
+        assert predicted * factor == pytest.approx(SAFETY_MARGIN * limit, rel=1e-6)
 
 
 def test_a_model_that_wins_the_portfolio_too_is_not_measured_again(
