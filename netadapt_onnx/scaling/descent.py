@@ -18,6 +18,7 @@ from netadapt_onnx.errors import invalid_data
 from netadapt_onnx.scaling.gated_training import GatedNetwork
 from netadapt_onnx.scaling.width_record import WidthRecord
 from netadapt_onnx.surgery.trace import Trace
+from netadapt_onnx.training.batch_plan import epoch_order
 from netadapt_onnx.training.placement import require
 from netadapt_onnx.training.replicas import one_thread
 from netadapt_onnx.training.settings import Settings
@@ -90,7 +91,7 @@ def descend(
     require(settings)
     rows: list[list[int]] = []
     tau: list[float] = []
-    with one_thread(), GatedNetwork(trace, dataset, teacher, settings) as network:
+    with one_thread(), GatedNetwork(trace, dataset, teacher, settings, seed) as network:
         groups = _competing_groups(trace, network.gated)
         filters = sum(len(g.roots) for g in groups)
         steps = _Steps(network, len(dataset.train), schedule, filters, seed, progress or unheard)
@@ -160,7 +161,7 @@ class _Steps:
 
     def _step(self, step: int, lr: float, text: str) -> np.ndarray:
         epoch, position = divmod(step, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+        order = epoch_order(self.seed, epoch, self.samples)
         products = self.network.step(order[position * self.batch_size :][: self.batch_size], lr)
         steps = self.schedule.warm_up_epochs * self.per_epoch + self.removals * self.schedule.batches
         self.progress(step + 1, steps, text)

@@ -23,7 +23,7 @@ from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.scaling.filter_gates import filter_gates
 from netadapt_onnx.surgery.resize import resize
 from netadapt_onnx.surgery.trace import Trace
-from netadapt_onnx.training.distillation import remembering_teacher
+from netadapt_onnx.training.distillation import shared_targets
 from netadapt_onnx.training.loss import task_loss
 from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.replicas import Replicas
@@ -46,7 +46,9 @@ class GatedNetwork:
     root labels that have a gate.
     """
 
-    def __init__(self, trace: Trace, dataset: Dataset, teacher: onnx.ModelProto | None, settings: Settings) -> None:
+    def __init__(
+        self, trace: Trace, dataset: Dataset, teacher: onnx.ModelProto | None, settings: Settings, seed: int = 0
+    ) -> None:
         self.trace = trace
         self.open = np.ones(len(trace.roots), np.float32)
         labels = [gate.axis_labels for gate in filter_gates(trace)]
@@ -56,7 +58,7 @@ class GatedNetwork:
         needs = footprint(TorchGraph(trace.folded.proto), self._split)
         self._only_batch = needs.only_batch
         self._task = task_loss(trace.folded.proto, needs.shapes, dataset)
-        self._teacher = None if teacher is None else remembering_teacher(teacher, self._split, settings)
+        self._teacher = None if teacher is None else shared_targets(teacher, self._split, settings, seed)
         self._parameters = _ParameterVector(trace)
         self._replicas: Replicas | None = None
         self._optimiser: torch.optim.SGD | None = None

@@ -368,7 +368,7 @@ class Candidates:
         """The short training of every proposal, finalist or winner."""
         gpu = not self._executor.apart or bool(getattr(self._executor, "gpus", False))
         options, proto = self._context.options, self._original.trace.folded.proto
-        settings = self._context.training_settings("short-term", proto, gpu=gpu)
+        settings = self._context.training_settings(proto, gpu=gpu)
         return ShortTraining(self._context.trials.short_term, options.short_term_lr, settings)
 
     def _base_name(self, cut: SelectedCut) -> BaseName:

@@ -96,11 +96,12 @@ class SearchContext(SearchEnvironment):
         """A model of the run, folded at the shapes that the user fixed."""
         return fold(proto, dict(self.options.shapes), self.options.batch_size)
 
-    def training_settings(self, key: str, proto: onnx.ModelProto, *, gpu: bool = True) -> Settings:
-        """The fastest way to train a model on this machine: measured once, so that a resumed run trains the same way.
+    def training_settings(self, proto: onnx.ModelProto, *, gpu: bool = True) -> Settings:
+        """The fastest way to train on this machine: measured once, so that a resumed run trains the same way.
+
+        The first model that is trained is timed; the others are cut from the same original.
 
         Args:
-            key: Which training it is, for the journal.
             proto: The model.
             gpu: Whether to train on a GPU, if there is one.
         """
@@ -108,7 +109,8 @@ class SearchContext(SearchEnvironment):
 
         data, seed, log = self.prepared.data, self.options.seed, self.log
         assert data is not None
-        chosen = self.run.once(f"training/{key}", lambda: choose_settings(proto, data, seed=seed, gpu=gpu, log=log))
+        key = "training/settings" if gpu else "training/settings/cpu"
+        chosen = self.run.once(key, lambda: choose_settings(proto, data, seed=seed, gpu=gpu, log=log))
         return msgspec.convert(chosen, Settings)
 
 

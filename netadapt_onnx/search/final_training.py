@@ -152,7 +152,7 @@ class FinalTraining:
         reporter, time_limit = context.reporter, context.time_limit
         original, current = context.prepared.trace.folded, self.candidates.current.folded
         recipe = FinalRecipe(context.options, data, current, original, again)
-        settings = context.training_settings(f"final/{number}", current.proto)
+        settings = context.training_settings(current.proto)
         options = recipe.training_options(settings, self._is_flip_invariant())
         with TrainingLog(file.with_name(TRAINING_LOG_FILE)) as lines, stage("final training"):
             return train(

@@ -39,7 +39,8 @@ from netadapt_onnx.surgery.reconstruct.least_squares import kept_outputs, recons
 from netadapt_onnx.surgery.resize import resize
 
 if TYPE_CHECKING:
-    from netadapt_onnx.training.distillation import Teacher
+    from netadapt_onnx.training.distillation import TeacherSource
+    from netadapt_onnx.training.settings import Settings
 
 # Models that lost a branch are solved as a whole to be ranked, on so many: a ResNet-20 without its first block then
 # comes to 86.9% instead of 87.2%, in half the time; solved in one pass, as those that lost channels are, to 59.9%. A
@@ -90,7 +91,8 @@ class WorkerContext:
         self._gram_lock = Lock()
         self._gram_cache = GramCache()
         self._eliminations: Mapping[str, Elimination] | None = None
-        self._teacher: Teacher | None = None
+        self._teacher: TeacherSource | None = None
+        self._teacher_lock = Lock()
 
     def rest(self) -> None:
         """Let go of memory that is of no use until the next proposals: a training may need it."""
@@ -159,7 +161,6 @@ class WorkerContext:
     ) -> onnx.ModelProto:
         """A model after a short distillation from the original; `base` is the model that it is a cut of."""
         from netadapt_onnx.training.callbacks import TrainingCallbacks
-        from netadapt_onnx.training.distillation import Teacher
         from netadapt_onnx.training.options import TrainingOptions
         from netadapt_onnx.training.trainer import train
 
@@ -167,8 +168,6 @@ class WorkerContext:
         if not training.steps:
             return proto
         proto = fold(proto, self._shapes, self._batch_size).proto
-        if self._teacher is None:
-            self._teacher = Teacher(self.original.trace.folded.proto, len(self._data.train))
         uncut = None if base is None else base.trace.folded.proto
         return train(
             proto,
@@ -180,10 +179,23 @@ class WorkerContext:
                 settings=training.settings,
                 threads=worker.threads,
             ),
-            teacher=self._teacher,
+            teacher=self._teacher_of(training.settings),
             uncut=uncut,
             callbacks=TrainingCallbacks(progress=lambda *_: worker.check()),
         ).proto
+
+    def _teacher_of(self, settings: Settings) -> TeacherSource:
+        """The original, or what it says of training samples: the same for all short trainings, which share a seed."""
+        from netadapt_onnx.training.distillation import shared_targets
+
+        assert self._data is not None
+        original = self.original.trace.folded.proto
+        if self._data.user.training is not None:
+            return original
+        with self._teacher_lock:
+            if self._teacher is None:
+                self._teacher = shared_targets(original, self._data.train, settings, self._seed)
+            return self._teacher
 
     def ranking_accuracy(self, proto: onnx.ModelProto, base: BaseModel | None = None) -> float:
         """The accuracy that proposals are compared by; `base`: the model that `proto` is a cut of, and no more."""

@@ -14,6 +14,11 @@ from netadapt_onnx.training.replicas import Fetch
 from netadapt_onnx.training.views import Views, with_views
 
 
+def epoch_order(seed: int, epoch: int, samples: int) -> np.ndarray:
+    """The order in which an epoch shows the samples, (samples,)."""
+    return np.random.default_rng([seed, epoch]).permutation(samples)
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """The batches of a training: a function of its seed alone, so that a resumed training sees the same ones.
@@ -55,8 +60,7 @@ class BatchPlan:
         return np.concatenate([self._order(epoch) for epoch in range(self.views.count)])
 
     def _order(self, epoch: int) -> np.ndarray:
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-        return order + self.samples * (epoch % self.views.count)
+        return epoch_order(self.seed, epoch, self.samples) + self.samples * (epoch % self.views.count)
 
     def fetch(self, step: int) -> Fetch:
         """The function that reads the samples of one step, from several threads."""

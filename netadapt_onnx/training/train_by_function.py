@@ -18,7 +18,7 @@ from netadapt_onnx.training.torch_graph import TorchGraph
 def train_by_function(
     user: UserFunctions,
     proto: onnx.ModelProto,
-    teacher: onnx.ModelProto | Teacher | None,
+    teacher: onnx.ModelProto | None,
     *,
     steps: int,
     lr: float,
@@ -44,7 +44,7 @@ def train_by_function(
     """
     assert user.training is not None
     module = TorchGraph(proto).train()
-    source = Teacher(teacher) if isinstance(teacher, onnx.ModelProto) else teacher
+    source = None if teacher is None else Teacher(teacher)
 
     def teacher_outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert source is not None

@@ -16,7 +16,7 @@ from netadapt_onnx.training.batch_plan import BatchPlan
 from netadapt_onnx.training.callbacks import Epoch, TrainingCallbacks
 from netadapt_onnx.training.checkpoint import Checkpoint
 from netadapt_onnx.training.choose_settings import settings_for
-from netadapt_onnx.training.distillation import Teacher, TeacherSource, distillation_targets
+from netadapt_onnx.training.distillation import TeacherSource, distillation_targets
 from netadapt_onnx.training.feature_matching import FeatureLoss, MatchedFeature, matched_features, with_outputs
 from netadapt_onnx.training.length import BATCH_SIZE
 from netadapt_onnx.training.loop import Loop
@@ -25,7 +25,7 @@ from netadapt_onnx.training.memory import fitting_batch_size, halve_batch, in_wh
 from netadapt_onnx.training.options import TrainingOptions
 from netadapt_onnx.training.placement import repeatable, require
 from netadapt_onnx.training.recipe import DivergedError, Recipe
-from netadapt_onnx.training.remembered_answers import MOST_BYTES, RememberedAnswers, bytes_per_sample
+from netadapt_onnx.training.remembered_answers import MOST_BYTES, bytes_per_sample
 from netadapt_onnx.training.replicas import DistillationTargets, Replicas, one_thread
 from netadapt_onnx.training.settings import Settings, describe
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -116,8 +116,9 @@ def train(
         proto: The model, normalised.
         dataset: Its `train` split is trained on; a training function of the user's takes the place of this one.
         options: What is trained, how long and how.
-        teacher: A model, a `Teacher` that serves several trainings, or a function of inputs (tensors by name), row
-            numbers and settings that returns output tensors by name, samples first.
+        teacher: A model, or a function of inputs (tensors by name), row numbers and settings that returns output
+            tensors by name, samples first (`shared_targets`, for several trainings); a training function of the user's
+            takes a model only.
         uncut: The model that `proto` was cut from, whose statistics its BatchNorms get; None: the teacher, if it is a
             model.
         checkpoint: A file that keeps what was chosen and the last saved state: killed at any moment, the same call goes
@@ -198,7 +199,7 @@ def _train_by_user(job: _Job) -> TrainResult:
     """Call the user's own training function."""
     options, plan = job.options, job.plan(job.first_batch_size)
     lr = options.lr if isinstance(options.lr, float | int) else _usual_lr(job.network.graph, plan, options.recipe)
-    teacher = job.teacher if isinstance(job.teacher, onnx.ModelProto | Teacher) else None
+    teacher = job.teacher if isinstance(job.teacher, onnx.ModelProto) else None
     trained = train_by_function(
         job.dataset.user, job.network.proto, teacher, steps=plan.steps, lr=lr, seed=options.seed
     )
@@ -251,14 +252,20 @@ def _train_with(job: _Job, plan: BatchPlan) -> TrainResult:
 
 
 def _targets(job: _Job, plan: BatchPlan, settings: Settings) -> DistillationTargets | None:
-    """What gives the training its targets: remembered for every view and with features, or else as a teacher does."""
-    teacher, shapes, split = job.teacher, job.network.needs.shapes, plan.split
-    if not isinstance(teacher, onnx.ModelProto) or not (job.features or plan.views.count > 1):
-        varies = plan.augment or split.varies
-        return distillation_targets(teacher, split, settings, shapes, varies=varies, repeatable=job.checkpoint.on_disk)
-    Teacher(teacher).prepare(settings, split, shapes)  # refuses a teacher with other inputs or outputs
-    pairs = plan.samples if plan.views.pairs_agree else None
-    return RememberedAnswers(teacher, split, job.features, settings, plan.order(), pairs)
+    """What gives the training its targets; None without a teacher."""
+    teacher, needs = job.teacher, job.network.needs
+    if not isinstance(teacher, onnx.ModelProto):
+        return teacher
+    return distillation_targets(
+        teacher,
+        plan.split,
+        settings,
+        needs.shapes,
+        plan.order(),
+        features=job.features,
+        pair_offset=plan.samples if plan.views.pairs_agree else None,
+        varies=not job.features and (plan.augment or plan.split.varies),
+    )
 
 
 def _attempt_twice(job: _Job, plan: BatchPlan, replicas: Replicas) -> TrainResult:

@@ -35,10 +35,11 @@ from netadapt_onnx.data.load_dataset import load_dataset
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.graph.fold_shapes import fold
 from netadapt_onnx.graph.runtime import Arrays, run, session
-from netadapt_onnx.training.distillation import Teacher, remembering_teacher
+from netadapt_onnx.training.distillation import Teacher, shared_targets
 from netadapt_onnx.training.loss import task_loss
 from netadapt_onnx.training.memory import footprint
 from netadapt_onnx.training.options import TrainingOptions
+from netadapt_onnx.training.remembered_answers import RememberedAnswers
 from netadapt_onnx.training.replicas import Replicas, tensors
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.torch_graph import TorchGraph
@@ -307,15 +308,12 @@ def test_steps_of_time_are_not_taken_for_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["time first", "kernels of one"])
-def test_a_teacher_that_has_answered_answers_alike_whoever_asks(case: str, tmp_path: Path) -> None:
-    """A student in batches of one shows the teacher other shapes than the two samples that it was made with."""
+def test_what_is_remembered_of_a_sample_is_what_the_model_says_of_it(case: str, tmp_path: Path) -> None:
+    """The model is asked in batches of the size that it takes, or of many, where the student may see one sample."""
     proto = CASES[case][0]()
     data = data_of(tmp_path, proto)
-    teacher = remembering_teacher(proto, data.train, FLOAT)
-    teacher.precompute(data.train, FLOAT)
-    needs = footprint(TorchGraph(proto), data.train)
-    teacher.prepare(FLOAT, data.train, needs.shapes)
-    assert teacher.is_complete
+    teacher = shared_targets(proto, data.train, FLOAT, 0)
+    assert isinstance(teacher, RememberedAnswers)
     expected = outputs(proto, data.train)
     rows = np.array([3, 30])
     for name, value in teacher({}, rows, FLOAT).items():

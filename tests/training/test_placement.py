@@ -50,7 +50,7 @@ def test_a_step_elsewhere_has_its_labels_its_teacher_and_its_gates_there() -> No
     inputs = {name: np.repeat(value, 4, 0) for name, value in random_inputs(input_specs(proto), 0).items()}
     shapes = {name: tuple(value.shape) for name, value in graph(tensors(inputs)).items()}
     split = Split(inputs, np.arange(4))
-    teacher = Teacher(proto, 4)
+    teacher = Teacher(proto)
     teacher.prepare(settings, split, {name: (2, *shape[1:]) for name, shape in shapes.items()})
     with Replicas(proto, settings, task_loss(proto, shapes), teacher) as replicas:
         node = next(node for node in proto.graph.node if node.op_type == "Relu")
@@ -59,8 +59,8 @@ def test_a_step_elsewhere_has_its_labels_its_teacher_and_its_gates_there() -> No
         # Its loss is the one number that Python asks for, and this device has none to tell.
         with pytest.raises(RuntimeError, match="meta"):
             replicas.gradients(lambda _: (inputs, split.labels), rows, [((node.output[0], 0), gate)])
-        remembered = teacher(tensors(inputs, settings), rows, settings)
-        assert {value.device.type for value in remembered.values()} == {ELSEWHERE}
+        answers = teacher(tensors(inputs, settings), rows, settings)
+        assert {value.device.type for value in answers.values()} == {ELSEWHERE}
 
 
 def test_shapes_computed_on_the_way_stay_readable_and_numbers_made_of_them_go_along() -> None:
