@@ -205,10 +205,10 @@ def test_a_least_accuracy_that_one_step_cannot_keep_is_kept_by_many(
 ) -> None:
     """`--preset fast` with a floor goes as far as it allows; curves that the user insists on say what would."""
 
-    def share_of_weights(evaluator: DataEvaluator, proto: onnx.ModelProto) -> float:
-        return size(proto) / size(evaluator.original)
+    def share_of_weights(evaluator: DataEvaluator, proto: onnx.ModelProto) -> tuple[float, None]:
+        return size(proto) / size(evaluator.original), None
 
-    monkeypatch.setattr(DataEvaluator, "val_accuracy", share_of_weights)
+    monkeypatch.setattr(DataEvaluator, "_evaluated", share_of_weights)
     options = QUICK | {"portfolio": "off", "preset": "fast", "min_accuracy": 0.6}
     in_steps = adapt(*task, "macs=0.3x", tmp_path / "steps", **options)
     assert in_steps.stopped == "accuracy-floor"
