@@ -143,6 +143,8 @@ class Candidates:
         self, iteration: int, name: str, proposals: Sequence[Proposal], numbers: Sequence[int]
     ) -> list[float | None]:
         """The ranking accuracy of joint proposals, all of their layers solved in order; None for one that failed."""
+        if len(numbers) < len(proposals):  # the others have their accuracies already: these may fail
+            self._succeeded.add((iteration, True, False))
         return self._evaluate(iteration, proposals, numbers, EvaluationPlan(name, in_order=True))
 
     def train_jointly(

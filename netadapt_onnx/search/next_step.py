@@ -10,7 +10,7 @@ from netadapt_onnx.search import curves, first_jump, knapsack, portfolio
 from netadapt_onnx.search.joint_iteration import joint_iteration
 from netadapt_onnx.search.lazy_ranking import rank_lazily
 from netadapt_onnx.search.methods import Methods, PortfolioPlan
-from netadapt_onnx.search.netadapt import Accepted, Iteration, Problem, Ranking, Step, propose
+from netadapt_onnx.search.netadapt import TRAINED, Accepted, Iteration, Problem, Ranking, Step, propose
 from netadapt_onnx.search.proposals import Proposal
 from netadapt_onnx.search.width_program import Losses
 
@@ -141,7 +141,8 @@ def _portfolio_step(
     number = len(steps) + 1
     others: list[Proposal] = []
     accuracies: dict[str, float | None] = {}
-    if plan.own_is_solved and steps[-1].accepted.ranked is not None:
+    trained = any(step.group == TRAINED for step in steps)  # for an earlier target
+    if plan.own_is_solved and not trained and steps[-1].accepted.ranked is not None:
         accuracies[plan.strategy] = steps[-1].accepted.ranked
     if plan.losses is not None:
         solve = partial(candidates.solve_jointly, number, CURVES)

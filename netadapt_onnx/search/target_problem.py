@@ -144,7 +144,7 @@ class ProblemBuilder:
             val, held_out = context.prepared.data.val, accuracies["held_out"]
             if note := guessing_note("The original", val, val.metric, held_out):
                 context.notes.add(note)
-        context.time_limit.reserve(2 * (run.seconds() - began) + CAREFUL_S * len(context.budget_checks))
+        context.time_limit.reserve(4 * (run.seconds() - began) + CAREFUL_S * len(context.budget_checks))
         return accuracies
 
     def _schedule(self, limits: Amounts) -> Schedule:

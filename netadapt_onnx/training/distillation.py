@@ -57,13 +57,16 @@ class Teacher:
         with torch.no_grad(), autocast(settings):
             return {name: value.float() for name, value in self._graph(inputs).items()}
 
-    def prepare(self, settings: Settings, split: Split, outputs: Mapping[str, tuple[int, ...]]) -> None:
+    def prepare(self, settings: Settings, split: Split, outputs: Mapping[str, tuple[int, ...]]) -> bool:
         """Bring the weights into the layout of the settings.
 
         Args:
             settings: How this machine trains.
             split: The training split.
             outputs: Shapes of the student's outputs by name, samples first.
+
+        Returns:
+            Whether every output has one entry for each sample.
 
         Raises:
             NetadaptError: The student's inputs or outputs are not the teacher's.
@@ -78,6 +81,7 @@ class Teacher:
             shapes = {name: tuple(value.shape) for name, value in self.outputs(inputs, settings).items()}
         if _sample_shapes(shapes) != _sample_shapes(outputs):
             raise invalid_data(f"the teacher's outputs {_format(shapes)} are not the model's {_format(outputs)}")
+        return all(shape[:1] == (2,) for shape in shapes.values())
 
 
 TeacherSource = onnx.ModelProto | DistillationTargets
@@ -110,8 +114,9 @@ def distillation_targets(
         NetadaptError: The student's inputs or outputs are not the model's.
     """
     teacher = Teacher(proto)
-    teacher.prepare(settings, split, shapes)
-    if varies or len(split) * bytes_per_sample(shapes, features) > MOST_BYTES:
+    is_by_sample = teacher.prepare(settings, split, shapes)
+    fits = len(split) * bytes_per_sample(shapes, features) <= MOST_BYTES
+    if varies or not fits or not (is_by_sample or features):
         return teacher
     return RememberedAnswers(proto, split, features, settings, order, pair_offset)
 

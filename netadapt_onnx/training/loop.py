@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,13 @@ class Pace:
         self._time_left = time_left
         self._first = done
         self.left_s = time_left()
+        self._apart_s = 0.0
+
+    def leave_out(self, work: Callable[[], None]) -> None:
+        """Do what steps need once, which says nothing of how long they take."""
+        left_s = self._time_left()
+        work()
+        self._apart_s += 0.0 if left_s == math.inf else left_s - self._time_left()
 
     def fitting(self, done: int, planned: int) -> int | None:
         """The steps of a schedule in all, where they are clearly fewer than planned; None if it may stay."""
@@ -42,7 +50,7 @@ class Pace:
         if left_s <= 0:
             return done
         timed = done - self._first
-        able = done + int(left_s * timed / max(self.left_s - left_s, 1e-9))
+        able = done + int(left_s * timed / max(self.left_s - left_s - self._apart_s, 1e-9))
         return able if timed >= TIMED_STEPS and able < CLEARLY_FEWER * planned else None
 
 
@@ -117,7 +125,8 @@ class Loop:
         first = self._done - len(self._losses)
         batches = self._plan.batches(len(self.history))[len(self._losses) : self._planned - first]
         if batches and not self._is_complete:
-            self._replicas.ahead(np.concatenate(batches))
+            ahead = partial(self._replicas.ahead, np.concatenate(batches))
+            ahead() if pace is None else pace.leave_out(ahead)
         for rows in batches:
             if self._is_complete:
                 break

@@ -90,8 +90,7 @@ class RememberedAnswers:
 
     def __call__(self, _: Mapping[str, Tensor], rows: np.ndarray, settings: Settings) -> dict[str, Tensor]:
         """The outputs and features of training samples by name, (N, ...), samples first; see `DistillationTargets`."""
-        with self._lock:
-            self.remember(rows)
+        self.remember(rows)
         answers = {name: values[torch.from_numpy(rows)] for name, values in self._memory.items()}
         if self._pair_offset is not None:
             partners = torch.from_numpy(self._partners(rows))
@@ -100,6 +99,10 @@ class RememberedAnswers:
 
     def remember(self, rows: np.ndarray) -> None:
         """Compute what is needed for some rows and is not remembered yet."""
+        with self._lock:
+            self._remember(rows)
+
+    def _remember(self, rows: np.ndarray) -> None:
         paired = rows if self._pair_offset is None else np.concatenate([rows, self._partners(rows)])
         blocks = np.unique(self._position[paired] // self._block)
         blocks = blocks[~self._is_remembered[blocks]]

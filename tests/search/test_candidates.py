@@ -59,6 +59,26 @@ def test_joint_widths_are_accepted_as_good_as_they_were_evaluated(tmp_path: Path
         assert step["accepted"]["ranked"] >= best - 1e-4
 
 
+def test_a_portfolio_whose_only_other_widths_fail_is_won_by_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search's own model is not solved again: it counts as one that has not failed."""
+    evaluate = candidates.evaluate_proposal
+
+    def failing(*arguments: Any) -> object:
+        if arguments[-1]["group"] == "uniform":
+            raise ValueError("no such widths")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(candidates, "evaluate_proposal", failing)
+    model, data, run = tmp_path / "model.onnx", tmp_path / "data.npz", tmp_path / "run"
+    model.write_bytes(models.plain((8, 12, 16), size=8, classes=3).SerializeToString())
+    brightest_channel(data)
+    assert netadapt_onnx.adapt(model, data, "macs=0.5x", run, preset="fast", step=2, final_epochs=0).met
+    last = history(run)[-1]
+    assert [(one["group"], one["accuracy"] is None) for one in last["tried"]] == [("curves", False), ("uniform", True)]
+
+
 def test_a_lone_proposal_that_fails_after_others_have_not_ends_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

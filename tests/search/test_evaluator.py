@@ -58,7 +58,7 @@ def test_all_samples_and_those_that_rank_proposals_take_one_pass(monkeypatch: py
     accuracy, ranked = evaluator.held_out(proto)
     assert runs == [1100]
     assert ranked == pytest.approx(expected, abs=1e-9)
-    assert accuracy == evaluator.val_accuracy(proto)
+    assert accuracy == pytest.approx(evaluate.accuracy(proto, evaluator.dataset.val).value, abs=1e-9)
 
 
 def test_without_labels_proposals_are_ranked_by_what_they_explain() -> None:
@@ -90,5 +90,7 @@ def test_the_original_is_computed_once_for_jobs_side_by_side(monkeypatch: pytest
 def test_workers_get_an_evaluator_that_remembers_nothing() -> None:
     proto = models.plain()
     evaluator = data_evaluator(proto, 24)
+    expected = evaluator.held_out(proto), evaluator.fidelity(proto)
     sent = pickle.loads(pickle.dumps(evaluator))
-    assert sent.held_out(proto) == evaluator.held_out(proto)
+    assert not sent._last and not sent._references
+    assert (sent.held_out(proto), sent.fidelity(proto)) == expected

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.options import TrainingOptions
+from netadapt_onnx.training.replicas import Replicas
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import TrainResult, train
 from training_cases import FLOAT, KilledError, dataset, killed_at, network
@@ -46,6 +48,27 @@ def test_a_training_takes_the_steps_that_there_is_time_for_and_its_rate_falls_to
     assert abs(glass.steps - steps) <= 1 and glass.left_s >= 0
     assert result.share == pytest.approx(glass.steps / 15)
     assert steps < 4 or result.history[-1].lr < 0.2 * result.lr
+
+
+def test_what_the_original_is_asked_before_the_first_step_is_not_the_pace_of_the_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes ten of 30 seconds: 15 steps fit into the rest."""
+    glass, ahead = Hourglass(30.0), Replicas.ahead
+
+    def slow(replicas: Replicas, rows: np.ndarray) -> None:
+        glass.left_s -= 10.0 if not glass.steps else 0.0
+        ahead(replicas, rows)
+
+    monkeypatch.setattr(Replicas, "ahead", slow)
+    result = train(
+        network(1),
+        dataset(),
+        TrainingOptions(epochs=3, batch_size=64, settings=FLOAT),
+        teacher=network(),
+        callbacks=TrainingCallbacks(progress=glass.step, time_left=glass.time_left),
+    )
+    assert (glass.steps, result.share) == (15, 1.0)
 
 
 def test_a_training_that_became_slow_is_shortened_again() -> None:

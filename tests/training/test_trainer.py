@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,17 @@ import pytest
 from onnx import numpy_helper
 
 from models import Builder, plain, transposed
-from netadapt_onnx.data.dataset import Dataset, Split
+from netadapt_onnx.data.dataset import Dataset, Scaling, Split
 from netadapt_onnx.data.evaluate import accuracy, outputs
 from netadapt_onnx.errors import NetadaptError
 from netadapt_onnx.training import remembered_answers
+from netadapt_onnx.training.batchnorm import fold, unfold
 from netadapt_onnx.training.callbacks import TrainingCallbacks
 from netadapt_onnx.training.choose_settings import choose_settings
 from netadapt_onnx.training.distillation import Teacher, shared_targets
 from netadapt_onnx.training.length import BATCH_SIZE
 from netadapt_onnx.training.options import TrainingOptions
+from netadapt_onnx.training.remembered_answers import RememberedAnswers
 from netadapt_onnx.training.settings import Settings
 from netadapt_onnx.training.trainer import train
 
@@ -140,6 +143,30 @@ def test_the_original_is_asked_about_the_samples_that_are_shown(
     assert 2 * BATCH_SIZE <= sum(numbers) < 3 * BATCH_SIZE
 
 
+def test_trainings_that_ask_at_the_same_time_keep_each_others_answers(trained: onnx.ModelProto) -> None:
+    data = dataset(2048)
+    expected = outputs(trained, data.train)["logits"]
+    for _ in range(5):
+        shared = shared_targets(trained, data.train, FLOAT, 5)
+        assert isinstance(shared, RememberedAnswers)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(shared.remember, np.array_split(np.arange(2048), 32)))
+        answers = shared({}, np.arange(2048), FLOAT)["logits"].numpy()
+        np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_teacher_whose_outputs_hold_several_entries_a_sample_is_asked_at_every_step() -> None:
+    """Which entries belong to a sample nobody says."""
+    b = Builder()
+    y = b.fc(b.relu(b.fc("x", 16, 16)), 16, 4)
+    pairs = b.node("Reshape", [y, b.constant("pairs", np.array([-1, 2]))], output="y")
+    proto = b.model({"x": ("N", 16)}, {pairs: ("M", 2)})
+    x = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
+    data = Dataset(Split({"x": x}), Split({"x": x[:8]}))
+    trained = train(proto, data, TrainingOptions(steps=2, settings=FLOAT), teacher=proto)
+    assert np.isfinite(trained.history[-1].loss)
+
+
 def test_answers_that_there_is_no_memory_for_are_computed_at_every_step(
     trained: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,11 +174,81 @@ def test_answers_that_there_is_no_memory_for_are_computed_at_every_step(
     options = TrainingOptions(steps=3, seed=6, settings=FLOAT)
     remembered = train(student, data, options, teacher=trained).proto
     monkeypatch.setattr("netadapt_onnx.training.distillation.MOST_BYTES", 100)
+    monkeypatch.setattr(RememberedAnswers, "remember", lambda *_: pytest.fail("there is no memory for that"))
     assert isinstance(shared_targets(trained, data.train, FLOAT, 6), Teacher)
     computed = train(student, data, options, teacher=trained).proto
     for one, other in zip(computed.graph.initializer, remembered.graph.initializer, strict=True):
         value, expected = numpy_helper.to_array(one), numpy_helper.to_array(other)
         np.testing.assert_allclose(value, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_replicas_share_one_step(trained: onnx.ModelProto) -> None:
+    """Two replicas differ from one by their BatchNorm batches only: without BatchNorm the gradients are equal."""
+    data, network = dataset(256), folded_network()
+    b = Builder()
+    b.fc(b.node("Flatten", ["image"]), 768, 10, output="logits")
+    network = b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 10)})
+    one, two = (
+        train(network, data, TrainingOptions(steps=4, settings=Settings("float32", True, n))).proto for n in (1, 2)
+    )
+    for a, b_ in zip(one.graph.initializer, two.graph.initializer, strict=True):
+        np.testing.assert_allclose(numpy_helper.to_array(a), numpy_helper.to_array(b_), rtol=0, atol=1e-6)
+
+
+def test_only_weights_change(trained: onnx.ModelProto) -> None:
+    before = plain((8, 16, 16))
+    for proto in (before, trained):
+        names = {t.name for t in proto.graph.initializer}
+        assert len(names) == len(proto.graph.initializer)
+    stripped = [onnx.ModelProto.FromString(p.SerializeToString()) for p in (before, trained)]
+    for proto in stripped:
+        del proto.graph.initializer[:]
+    assert same(*stripped)
+    assert [(t.name, t.dims) for t in before.graph.initializer] == [(t.name, t.dims) for t in trained.graph.initializer]
+
+
+def test_folded_graphs_train_with_batchnorm_and_return_without() -> None:
+    data, student = dataset(), folded_network()
+    result = train(student, data, TrainingOptions(epochs=16, settings=FLOAT))
+    assert [n.op_type for n in result.proto.graph.node] == [n.op_type for n in student.graph.node]
+    assert [t.name for t in result.proto.graph.initializer] == [t.name for t in student.graph.initializer]
+    assert accuracy(result.proto, data.val).value > 0.8
+    assert any(n.op_type == "BatchNormalization" for n in unfold(student, data.train.sample(64)).graph.node)
+    assert fold(result.proto) is result.proto
+
+
+def test_divergence_is_tried_at_half_the_rate_and_then_reported(trained: onnx.ModelProto) -> None:
+    b = Builder()
+    b.fc(b.relu(b.fc(b.node("Flatten", ["image"]), 768, 16)), 16, 10, output="logits")
+    network = b.model({"image": ("N", 3, 16, 16)}, {"logits": ("N", 10)})
+    with pytest.raises(NetadaptError, match=r"diverged, also at half the learning rate \(5e\+37\)") as caught:
+        train(network, dataset(), TrainingOptions(epochs=2, lr=1e38, settings=FLOAT))
+    assert caught.value.code == "diverged"
+
+
+def test_bytes_and_scaling_train_like_floats() -> None:
+    rng = np.random.default_rng(0)
+    stored = rng.integers(0, 256, (256, 3, 16, 16)).astype(np.uint8)
+    scaling = Scaling(np.full((3, 1, 1), 0.5, np.float32), np.full((3, 1, 1), 0.25, np.float32))
+    y = rng.integers(0, 10, 256)
+    floats = Split({"image": scaling(stored)}, y)
+    results = [
+        train(plain((8, 8, 8)), Dataset(split, split), TrainingOptions(steps=3, settings=FLOAT)).proto
+        for split in (floats, Split({"image": stored}, y, {"image": scaling}))
+    ]
+    assert same(*results)
+
+
+def test_training_needs_something_to_learn_from() -> None:
+    with pytest.raises(NetadaptError, match="labels or a teacher"):
+        train(plain(), dataset(labelled=False), TrainingOptions(epochs=1))
+    with pytest.raises(NetadaptError, match="either epochs or steps"):
+        train(plain(), dataset(), TrainingOptions())
+
+
+def test_a_teacher_with_other_outputs_is_refused(trained: onnx.ModelProto) -> None:
+    with pytest.raises(NetadaptError, match="teacher's outputs 'mask_out' Nx2x16x16 are not the model's 'logits' Nx10"):
+        train(plain(), dataset(), TrainingOptions(epochs=1, settings=FLOAT), teacher=transposed())
 
 
 def test_batches_shrink_where_activations_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
