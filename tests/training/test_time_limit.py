@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,24 @@ class Hourglass:
         self.left_s -= self.each
 
 
+def trained_within(glass: Hourglass, step: Callable[[int, int, float], None]) -> TrainResult:
+    """Three epochs of five steps, in the time that the glass has."""
+    return train(
+        network(1),
+        dataset(),
+        TrainingOptions(epochs=3, batch_size=64, settings=FLOAT),
+        teacher=network(),
+        callbacks=TrainingCallbacks(progress=step, time_left=glass.time_left),
+    )
+
+
 @pytest.mark.parametrize(("seconds", "steps"), [(40.0, 15), (15.0, 15), (11.0, 11), (6.5, 6), (2.0, 2)])
 def test_a_training_takes_the_steps_that_there_is_time_for_and_its_rate_falls_to_the_end(
     seconds: float, steps: int
 ) -> None:
     """Three epochs of five steps, a second each."""
     glass = Hourglass(seconds)
-    result = train(
-        network(1),
-        dataset(),
-        TrainingOptions(epochs=3, batch_size=64, settings=FLOAT),
-        teacher=network(),
-        callbacks=TrainingCallbacks(progress=glass.step, time_left=glass.time_left),
-    )
+    result = trained_within(glass, glass.step)
     assert glass.steps == result.history[-1].steps
     assert abs(glass.steps - steps) <= 1 and glass.left_s >= 0
     assert result.share == pytest.approx(glass.steps / 15)
@@ -61,13 +67,7 @@ def test_what_the_original_is_asked_before_the_first_step_is_not_the_pace_of_the
         ahead(replicas, rows)
 
     monkeypatch.setattr(Replicas, "ahead", slow)
-    result = train(
-        network(1),
-        dataset(),
-        TrainingOptions(epochs=3, batch_size=64, settings=FLOAT),
-        teacher=network(),
-        callbacks=TrainingCallbacks(progress=glass.step, time_left=glass.time_left),
-    )
+    result = trained_within(glass, glass.step)
     assert (glass.steps, result.share) == (15, 1.0)
 
 
@@ -78,13 +78,7 @@ def test_a_training_that_became_slow_is_shortened_again() -> None:
         glass.each = 1.0 if done < 6 else 8.0
         glass.step(done, total, loss)
 
-    result = train(
-        network(1),
-        dataset(),
-        TrainingOptions(epochs=3, batch_size=64, settings=FLOAT),
-        teacher=network(),
-        callbacks=TrainingCallbacks(progress=slower, time_left=glass.time_left),
-    )
+    result = trained_within(glass, slower)
     assert glass.steps < 15 and glass.left_s > -8.0
     assert result.share == pytest.approx(glass.steps / 15)
 
